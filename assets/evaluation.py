@@ -1,0 +1,224 @@
+"""Group `evaluation`: what the models are worth, side by side, and what they recommend."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+from pydantic import Field, field_validator
+
+from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized, picture, sequence_data
+from assets.models import MODELS, RUNTIME_FILE
+from assets.tables import conform, definition_metadata
+from recsys_dagster.data.registry import get_dataset
+from resources.gpu import GpuResource
+from resources.storage import AssetStore
+
+KINDS = {"pandas", "parquet"}
+
+
+class RecommendationsConfig(dg.Config):
+    """Whose recommendations are stored."""
+
+    models: list[str] = Field(["larmi", "g2rec"], min_length=1, description="Some of popularity, sasrec, larmi, g2rec")
+    n: int = Field(20, ge=1, description="Items per user and model")
+
+    @field_validator("models")
+    @classmethod
+    def _known(cls, models: list[str]) -> list[str]:
+        unknown = [name for name in models if name not in MODELS]
+        if unknown or len(set(models)) < len(models):
+            raise ValueError(f"models is {models}; expected distinct ones of {', '.join(MODELS)}")
+        return models
+
+
+class MetricsConfig(dg.Config):
+    """How metrics are computed."""
+
+    ks: list[int] = Field([1, 5, 10, 20, 50], min_length=1, description="Cut-offs of Recall, HR and NDCG")
+    batch_size: int = Field(256, ge=1, description="Users scored at once")
+
+
+def model_seed(directory: Path) -> int:
+    """The seed that a stored model was trained with; 0 for models that draw nothing."""
+    import json
+
+    runtime = directory / RUNTIME_FILE
+    return int(json.loads(runtime.read_text(encoding="utf-8"))["seed"]) if runtime.exists() else 0
+
+
+def _output(table: str, description: str) -> dg.AssetOut:
+    return dg.AssetOut(
+        group_name="evaluation",
+        description=description,
+        owners=OWNERS,
+        kinds=KINDS,
+        code_version="1",
+        metadata=definition_metadata(table),
+    )
+
+
+@dg.multi_asset(
+    **MULTI,
+    pool="gpu",
+    outs={
+        "metrics": _output(
+            "metrics",
+            "Recall, HR, NDCG and MRR of every model on the test split, ranked in the whole catalogue and among the "
+            "stored negatives. rank = 1 + number greater + half the ties; scores must be finite.",
+        ),
+        "user_metrics": _output(
+            "user_metrics", "The deciding metric of every user and model, for paired tests between models."
+        ),
+    },
+)
+def evaluated_models(
+    context: dg.AssetExecutionContext,
+    config: MetricsConfig,
+    gpu: GpuResource,
+    interactions: pd.DataFrame,
+    users: pd.DataFrame,
+    items: pd.DataFrame,
+    negatives: pd.DataFrame,
+    popularity_model: Path,
+    sasrec_model: Path,
+    larmi_model: Path,
+    g2rec_model: Path,
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Rank the test targets with every model, one model in memory at a time."""
+    from recsys_dagster.evaluation.plots import metric_bars
+    from recsys_dagster.evaluation.protocol import deciding_k, evaluate_per_user
+    from recsys_dagster.models import load_model
+
+    watch = Stopwatch()
+    dataset = context.partition_key
+    protocol, device = get_dataset(dataset).protocol, gpu.runtime()["device"]
+    data = sequence_data(dataset, interactions, users, items)
+    directories = dict(zip(MODELS, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
+    tables, per_user = [], []
+    for name, directory in directories.items():
+        result = evaluate_per_user(
+            load_model(directory, device), data, negatives, dataset=dataset, model=name, protocol=protocol,
+            seed=model_seed(directory), ks=config.ks, batch_size=config.batch_size,
+        )  # fmt: skip
+        tables.append(result.metrics)
+        per_user.append(result.per_user)
+    table = conform(pd.concat(tables, ignore_index=True), "metrics")
+    k = deciding_k(protocol)
+    full = table[table["candidates"] == "full"]
+    shown = full[(full["k"] == k) & full["metric"].isin(["NDCG", "HR", "Recall"])]
+    bars = shown.assign(column=shown["metric"] + f"@{k}").pivot_table(index="model", columns="column", values="value")
+    figures = {f"{row['model']}_{row['metric']}_{row['k']}".lower(): row["value"] for row in shown.to_dict("records")}
+    metadata = {
+        **gpu.usage(device),
+        "models": len(directories),
+        **figures,
+        "comparison": picture(
+            metric_bars, bars.loc[[name for name in MODELS if name in bars.index]], "Whole catalogue"
+        ),
+    }
+    yield materialized(table, metadata, watch, config, asset="metrics")
+    users_table = conform(pd.concat(per_user, ignore_index=True), "user_metrics")
+    yield materialized(users_table, {"users": users_table["user_id"].nunique()}, watch, config, asset="user_metrics")
+
+
+@dg.asset(**COMMON, group_name="evaluation", kinds={"json", "markdown"}, code_version="1", io_manager_key="json_io")
+def leaderboard(metrics: pd.DataFrame, user_metrics: pd.DataFrame) -> dg.MaterializeResult[Any]:
+    """The models of a dataset, best first, with a paired test of each of ours against the best baseline."""
+    from recsys_dagster.evaluation.leaderboard import leaderboard as compare
+
+    watch = Stopwatch()
+    board = compare(metrics, user_metrics)
+    value = {"markdown": board.markdown, "rows": board.rows}
+    metadata = {"models": metrics["model"].nunique(), "table": dg.MetadataValue.md(board.markdown)}
+    return materialized(value, metadata, watch)
+
+
+@dg.asset(
+    **COMMON,
+    group_name="evaluation",
+    kinds=KINDS,
+    code_version="1",
+    pool="gpu",
+    metadata=definition_metadata("recommendations"),
+)
+def recommendations(
+    context: dg.AssetExecutionContext,
+    config: RecommendationsConfig,
+    gpu: GpuResource,
+    interactions: pd.DataFrame,
+    users: pd.DataFrame,
+    items: pd.DataFrame,
+    popularity_model: Path,
+    sasrec_model: Path,
+    larmi_model: Path,
+    g2rec_model: Path,
+) -> dg.MaterializeResult[Any]:
+    """The product: the exact n best unseen items of every user, by each chosen model, from the whole history.
+
+    LARMI's score of an item is the largest over the user's interests (hard readout).
+    """
+    from recsys_dagster.evaluation.recommend import recommendations as best_of
+    from recsys_dagster.models import load_model
+
+    watch = Stopwatch()
+    data, device = sequence_data(context.partition_key, interactions, users, items), gpu.runtime()["device"]
+    directories = dict(zip(MODELS, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
+    tables = [best_of(load_model(directories[name], device), data, model=name, n=config.n) for name in config.models]
+    table = conform(pd.concat(tables, ignore_index=True), "recommendations")
+    coverage = {
+        f"{name}_catalogue_share": part["item_id"].nunique() / len(items) for name, part in table.groupby("model")
+    }
+    example = _example(table, users, items)
+    return materialized(table, {**gpu.usage(device), **coverage, "example": example}, watch, config)
+
+
+def _example(table: pd.DataFrame, users: pd.DataFrame, items: pd.DataFrame) -> dg.MarkdownMetadataValue:
+    """The first five recommendations of the first user, by title, as a markdown table."""
+    user = int(table["user_id"].iloc[0])
+    key = users.loc[users["user_id"] == user, "source_key"].iloc[0]
+    names = items["title"].where(items["title"] != "", items["source_key"]).tolist()
+    first = table[(table["user_id"] == user) & (table["rank"] <= 5)].to_dict("records")
+    rows = [
+        [row["model"], row["rank"], names[row["item_id"]].replace("|", "/"), f"{row['score']:.4g}"] for row in first
+    ]
+    lines = [f"User `{key}`", "", "| model | rank | item | score |", "|---|---|---|---|"]
+    return dg.MetadataValue.md("\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)]))
+
+
+@dg.asset(**COMMON, group_name="evaluation", kinds={"html"}, code_version="1", io_manager_key="html_io")
+def interest_report(
+    context: dg.AssetExecutionContext,
+    store: AssetStore,
+    interactions: pd.DataFrame,
+    users: pd.DataFrame,
+    items: pd.DataFrame,
+    user_clusters: pd.DataFrame,
+    prototypes: pd.DataFrame,
+    metrics: pd.DataFrame,
+    user_metrics: pd.DataFrame,
+    recommendations: pd.DataFrame,
+    sasrec_model: Path,
+    larmi_model: Path,
+    g2rec_model: Path,
+) -> dg.MaterializeResult[Any]:
+    """One page of HTML that makes no request: leaderboard, training curves, prototypes, interests of example users."""
+    from recsys_dagster.evaluation.leaderboard import leaderboard as compare
+    from recsys_dagster.evaluation.report import interest_report as page_of
+
+    watch = Stopwatch()
+    directories = {"sasrec": sasrec_model, "larmi": larmi_model, "g2rec": g2rec_model}
+    page = page_of(
+        dataset=context.partition_key,
+        items=items,
+        leaderboard=compare(metrics, user_metrics),
+        training={name: pd.read_parquet(path / "training.parquet") for name, path in directories.items()},
+        prototypes=prototypes,
+        user_clusters=user_clusters,
+        recommendations=recommendations,
+        interactions=interactions,
+        facts={"users": len(users), "interactions": len(interactions)},
+    )
+    path = store.path("interest_report", context.partition_key, ".html")
+    return materialized(page, {"page": dg.MetadataValue.path(str(path)), "characters": len(page)}, watch)

@@ -1,0 +1,161 @@
+"""Group `larmi`: interests of users by a language model, synthesized users, and the few that represent all."""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from assets.common import COMMON, Stopwatch, materialized, picture, train_histories
+from assets.tables import conform, definition_metadata
+from recsys_dagster.larmi.cliques import CliqueConfig
+from recsys_dagster.larmi.local_clusterer import LocalClustererConfig
+from recsys_dagster.larmi.max_cover.instance import MaxCoverConfig
+from resources.llm import LlmResource
+
+if TYPE_CHECKING:
+    from recsys_dagster.larmi.clusters import Clusterer
+
+KINDS = {"pandas", "parquet"}
+
+
+class UserClustersConfig(LocalClustererConfig, dg.Config):
+    """Settings of the local clusterer, also of the answers that it gives in place of a failed one."""
+
+
+class CliquesConfig(CliqueConfig, dg.Config):
+    """How users are synthesized."""
+
+
+class RepresentativesConfig(MaxCoverConfig, dg.Config):
+    """The budget and the solver."""
+
+
+def clusterer_of(llm: LlmResource, config: LocalClustererConfig) -> "Clusterer":
+    """The clusterer that the resource asks for."""
+    from recsys_dagster.larmi.local_clusterer import LocalClusterer
+
+    if llm.backend == "local":
+        return LocalClusterer(config)
+    from recsys_dagster.larmi.openai_clusterer import OpenAIClusterer, OpenAISettings
+
+    return OpenAIClusterer(OpenAISettings(**llm.settings()), llm.cache_path(), LocalClusterer(config))
+
+
+def _cluster_sizes(table: pd.DataFrame) -> dg.MarkdownMetadataValue:
+    from recsys_dagster.evaluation.plots import histogram
+
+    sizes = table.groupby(["user_id", "cluster"]).size()
+    return picture(histogram, sizes.to_numpy(), "Items of an interest", "items", log=True)
+
+
+@dg.asset(
+    **COMMON,
+    group_name="larmi",
+    kinds={"llm", *KINDS},
+    code_version="1",
+    pool="llm",
+    metadata=definition_metadata("user_clusters"),
+)
+def user_clusters(
+    config: UserClustersConfig,
+    llm: LlmResource,
+    interactions: pd.DataFrame,
+    users: pd.DataFrame,
+    items: pd.DataFrame,
+) -> dg.MaterializeResult[Any]:
+    """Interests of every user by what the items mean (LARMI, Eq. 1): `C_u = LLM(prompt, titles of u's train items)`.
+
+    An item may stand in several interests. Answers name item numbers under a JSON schema, are validated and repaired,
+    and the local clusterer stands in for one that stays invalid (`source` tells which).
+    """
+    from recsys_dagster.larmi.clusters import cluster_users
+
+    watch = Stopwatch()
+    table, facts = cluster_users(train_histories(interactions, users, items), items, clusterer_of(llm, config))
+    metadata = {**facts, **llm.describe(), "cluster_sizes": _cluster_sizes(table)}
+    return materialized(conform(table, "user_clusters"), metadata, watch, config)
+
+
+@dg.asset(**COMMON, group_name="larmi", kinds=KINDS, code_version="1", metadata=definition_metadata("user_cliques"))
+def user_cliques(
+    config: CliquesConfig, interactions: pd.DataFrame, users: pd.DataFrame, items: pd.DataFrame
+) -> dg.MaterializeResult[Any]:
+    """Synthesized users (LARMI, Eq. 5): `I_clique(u) = union of I_v over v in N(u)`.
+
+    N(u) is u and its nearest users by overlap of train items (ties: Jaccard, then id).
+    """
+    from recsys_dagster.evaluation.plots import histogram
+    from recsys_dagster.larmi.cliques import build_cliques
+
+    watch = Stopwatch()
+    table = build_cliques(train_histories(interactions, users, items), config)
+    sizes, members = table["items"].map(len), table["members"].map(len)
+    metadata = {
+        "cliques": len(table),
+        "items_per_clique": float(sizes.mean()),
+        "members_per_clique": float(members.mean()),
+        "clique_sizes": picture(histogram, sizes.to_numpy(), "Items of a synthesized user", "items"),
+    }
+    return materialized(conform(table, "user_cliques"), metadata, watch, config)
+
+
+@dg.asset(
+    **COMMON, group_name="larmi", kinds=KINDS, code_version="1", metadata=definition_metadata("representative_users")
+)
+def representative_users(
+    config: RepresentativesConfig,
+    user_cliques: pd.DataFrame,
+    interactions: pd.DataFrame,
+    users: pd.DataFrame,
+    items: pd.DataFrame,
+) -> dg.MaterializeResult[Any]:
+    """The selection B of synthesized users (LARMI, Eq. 6-8): `max sum_j w_j * covered_j` with at most Z chosen.
+
+    `w_j = 1 + (users with item j) / (all interactions)` (Eq. 7). Solved by CardNN (GraphSAGE scores, exact dual of the
+    cardinality constraint, Gumbel noise, homotopy) or lazily evaluated greedy, both finished by a swap local search.
+    """
+    from recsys_dagster.larmi.max_cover.solve import selection_table, solve
+
+    from recsys_dagster.larmi.max_cover.instance import build_instance
+
+    watch = Stopwatch()
+    instance = build_instance(user_cliques, train_histories(interactions, users, items), config)
+    selection = solve(instance, config)
+    table = selection_table(instance, selection)
+    covered = float(table["covered_value"].iloc[-1]) if len(table) else 0.0
+    reachable = instance.covered_value(np.arange(instance.n_sets))
+    metadata = {
+        "selected": len(table),
+        "budget": instance.budget,
+        "covered_value": covered,
+        "covered_share": covered / reachable,
+        "solver": config.solver,
+    }
+    return materialized(conform(table, "representative_users"), metadata, watch, config)
+
+
+@dg.asset(
+    **COMMON,
+    group_name="larmi",
+    kinds={"llm", *KINDS},
+    code_version="1",
+    pool="llm",
+    metadata=definition_metadata("representative_clusters"),
+)
+def representative_clusters(
+    config: UserClustersConfig,
+    llm: LlmResource,
+    representative_users: pd.DataFrame,
+    user_cliques: pd.DataFrame,
+    items: pd.DataFrame,
+) -> dg.MaterializeResult[Any]:
+    """Interests of the selected synthesized users (LARMI, Eq. 9): Eq. 1 on the items of each clique in B."""
+    from recsys_dagster.larmi.cliques import clique_users
+    from recsys_dagster.larmi.clusters import cluster_users
+
+    watch = Stopwatch()
+    chosen = clique_users(user_cliques, representative_users["clique_id"].to_numpy())
+    table, facts = cluster_users(chosen, items, clusterer_of(llm, config), what="synthesized users")
+    metadata = {**facts, **llm.describe(), "cluster_sizes": _cluster_sizes(table)}
+    return materialized(conform(table, "representative_clusters"), metadata, watch, config)

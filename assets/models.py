@@ -1,0 +1,179 @@
+"""Groups `baselines`, `larmi` and `g2rec`: the four trained models, each a directory without pickles."""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel
+
+from assets.common import (
+    COMMON,
+    Stopwatch,
+    data_fingerprint,
+    fingerprint,
+    materialized,
+    picture,
+    runtime_of,
+    sequence_data,
+)
+from recsys_dagster.baselines.config import SASRecConfig
+from recsys_dagster.g2rec.config import G2RecConfig
+from recsys_dagster.larmi.config import LARMIConfig
+from resources.gpu import GpuResource
+from resources.storage import AssetStore
+
+MODELS = ("popularity", "sasrec", "larmi", "g2rec")
+"""Keys of the models; the asset of each is called ``<key>_model``."""
+
+RUNTIME_FILE = "runtime.json"
+"""File in a model's directory that says on what and with which seed it was trained."""
+
+TRAINED: dict[str, Any] = {
+    **COMMON,
+    "kinds": {"pytorch", "safetensors"},
+    "pool": "gpu",
+    "io_manager_key": "directory_io",
+}
+
+
+class SASRecModelConfig(SASRecConfig, dg.Config):
+    """Settings of SASRec."""
+
+
+class LARMIModelConfig(LARMIConfig, dg.Config):
+    """Settings of LARMI."""
+
+
+class G2RecModelConfig(G2RecConfig, dg.Config):
+    """Settings of G2Rec."""
+
+
+def _train(
+    context: dg.AssetExecutionContext,
+    store: AssetStore,
+    gpu: GpuResource,
+    config: BaseModel,
+    inputs: str,
+    train: Callable[..., dict[str, Any]],
+) -> dg.MaterializeResult[Any]:
+    """Call a training function into a staging folder, with a checkpoint that belongs to this very input and config."""
+    from recsys_dagster.evaluation.plots import training_curves
+
+    watch = Stopwatch()
+    asset, partition = context.asset_key.to_user_string(), context.partition_key
+    runtime = runtime_of(gpu)
+    output = store.staging(asset, partition)
+    checkpoint = store.checkpoint(asset, partition, fingerprint(config, runtime, inputs))
+    try:
+        facts = dict(train(runtime, output, checkpoint))
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)
+        raise
+    (output / RUNTIME_FILE).write_text(runtime.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    facts["training_seconds"] = facts.pop("seconds", None)
+    metadata = {
+        **gpu.usage(runtime.device),
+        **facts,
+        "training_curve": picture(training_curves, pd.read_parquet(output / "training.parquet")),
+    }
+    return materialized(output, metadata, watch, config, runtime)
+
+
+@dg.asset(**COMMON, group_name="baselines", kinds={"safetensors"}, code_version="1", io_manager_key="directory_io")
+def popularity_model(
+    context: dg.AssetExecutionContext,
+    store: AssetStore,
+    interactions: pd.DataFrame,
+    users: pd.DataFrame,
+    items: pd.DataFrame,
+) -> dg.MaterializeResult[Any]:
+    """The same ranking for everybody: how often an item occurs in the train split. What every model has to beat."""
+    from recsys_dagster.baselines.pop import train_popularity
+
+    watch = Stopwatch()
+    output = store.staging("popularity_model", context.partition_key)
+    facts = train_popularity(sequence_data(context.partition_key, interactions, users, items), output)
+    return materialized(output, facts, watch)
+
+
+@dg.asset(**TRAINED, group_name="baselines", code_version="1")
+def sasrec_model(
+    context: dg.AssetExecutionContext,
+    config: SASRecModelConfig,
+    store: AssetStore,
+    gpu: GpuResource,
+    interactions: pd.DataFrame,
+    users: pd.DataFrame,
+    items: pd.DataFrame,
+) -> dg.MaterializeResult[Any]:
+    """SASRec (Kang and McAuley, 2018): causal self-attention over the history, full cross-entropy at every position."""
+    from recsys_dagster.baselines.sasrec import train_sasrec
+
+    data = sequence_data(context.partition_key, interactions, users, items)
+    return _train(
+        context, store, gpu, config, data_fingerprint(interactions),
+        lambda runtime, output, checkpoint: train_sasrec(data, config, runtime, output, checkpoint),
+    )  # fmt: skip
+
+
+@dg.asset(**TRAINED, group_name="larmi", code_version="1")
+def larmi_model(
+    context: dg.AssetExecutionContext,
+    config: LARMIModelConfig,
+    store: AssetStore,
+    gpu: GpuResource,
+    interactions: pd.DataFrame,
+    users: pd.DataFrame,
+    items: pd.DataFrame,
+    user_clusters: pd.DataFrame,
+    representative_clusters: pd.DataFrame,
+) -> dg.MaterializeResult[Any]:
+    """LARMI (Eq. 2-4, 10-15): interests from the clusters of a language model, aligned with capsules of behaviour.
+
+    `L = L_rec + lambda * L_contrastive`, the latter on the selected synthesized users every round(1 / lambda) steps; an
+    item's score is the largest over the user's interests.
+    """
+    from recsys_dagster.larmi.model import train_larmi
+
+    data = sequence_data(context.partition_key, interactions, users, items)
+    return _train(
+        context, store, gpu, config, data_fingerprint(interactions, user_clusters, representative_clusters),
+        lambda runtime, output, checkpoint: train_larmi(
+            data, user_clusters, representative_clusters, config, runtime, output, checkpoint
+        ),
+    )  # fmt: skip
+
+
+@dg.asset(**TRAINED, group_name="g2rec", code_version="1")
+def g2rec_model(
+    context: dg.AssetExecutionContext,
+    config: G2RecModelConfig,
+    store: AssetStore,
+    gpu: GpuResource,
+    interactions: pd.DataFrame,
+    users: pd.DataFrame,
+    items: pd.DataFrame,
+    soft_memberships: pd.DataFrame,
+    interest_tokens: dict[str, np.ndarray],
+    item_embeddings: dict[str, np.ndarray],
+) -> dg.MaterializeResult[Any]:
+    """G2Rec (Eq. 8-13): a Llama-architecture decoder over items and interest tokens.
+
+    `L = L_item + lambda * L_profile`: the item loss at the token positions, the profile loss at the item positions.
+    Prototypes are shared parameters that every item borrows strength from.
+    """
+    from recsys_dagster.g2rec.model import train_g2rec
+
+    data, embeddings = (
+        sequence_data(context.partition_key, interactions, users, items),
+        item_embeddings["item_embeddings"],
+    )
+    return _train(
+        context, store, gpu, config, data_fingerprint(interactions, soft_memberships),
+        lambda runtime, output, checkpoint: train_g2rec(
+            data, soft_memberships, interest_tokens, embeddings, config, runtime, output, checkpoint
+        ),
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Raw interaction logs to two trained recommenders, LARMI and G2Rec, as one Dagster asset graph."""

@@ -1,0 +1,73 @@
+"""Jobs and the nightly schedule."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.partitions import datasets
+
+RECLUSTER = ("coengagement_graph", "soft_memberships", "prototypes", "interest_tokens")
+TRAIN = (
+    "popularity_model",
+    "sasrec_model",
+    "item_embeddings",
+    "interest_tokens",
+    "larmi_model",
+    "g2rec_model",
+    "metrics",
+    "user_metrics",
+    "leaderboard",
+    "recommendations",
+    "interest_report",
+)
+NEEDED_AT_NIGHT = ("interactions", "item_embeddings")
+"""What a dataset must have before the nightly job can run on it: its data, and the embeddings of its last training."""
+
+full_lineage = dg.define_asset_job(
+    "full_lineage",
+    selection=dg.AssetSelection.all(),
+    partitions_def=datasets,
+    description="Everything for one dataset: raw log to trained models, metrics, leaderboard and recommendations.",
+)
+recluster = dg.define_asset_job(
+    "recluster",
+    selection=dg.AssetSelection.assets(*RECLUSTER),
+    partitions_def=datasets,
+    description="Co-engagement graph, soft memberships (warm start from the stored ones, ids kept), prototypes and "
+    "interest tokens for one dataset. Models are not trained again.",
+)
+train = dg.define_asset_job(
+    "train",
+    selection=dg.AssetSelection.assets(*TRAIN),
+    partitions_def=datasets,
+    description="All models of one dataset on its stored clusters and memberships, then metrics, leaderboard, "
+    "recommendations and report.",
+)
+
+
+@dg.schedule(
+    name="nightly_recluster",
+    job=recluster,
+    cron_schedule="0 2 * * *",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="At 02:00: graph, memberships, prototypes and tokens again, one run for each dataset that has been "
+    "materialized before (its `interactions` and `item_embeddings` exist). Datasets never materialized are left alone.",
+)
+def nightly_recluster(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Ask for one run of `recluster` for each dataset that is ready for it."""
+    keys = [dg.AssetKey(name) for name in NEEDED_AT_NIGHT]
+    ready = set(datasets.get_partition_keys())
+    for key in keys:
+        ready &= set(context.instance.get_materialized_partitions(key))
+    if not ready:
+        yield dg.SkipReason("No dataset has been materialized yet: run full_lineage for one first.")
+    night = f"{context.scheduled_execution_time:%Y-%m-%d}"
+    for partition in datasets.get_partition_keys():
+        if partition in ready:
+            yield dg.RunRequest(
+                run_key=f"{night}-{partition}", partition_key=partition, tags={"recsys/dataset": partition}
+            )
+
+
+JOBS = (full_lineage, recluster, train)
+SCHEDULES = (nightly_recluster,)

@@ -1,0 +1,272 @@
+"""The command line `recsys-dagster`."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from recsys_dagster.errors import RecsysError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(
+    help="Raw interaction logs to two trained recommenders, LARMI and G2Rec. State lives under RECSYS_HOME (.recsys).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+datasets_app = typer.Typer(help="What is in datasets.toml.", no_args_is_help=True)
+app.add_typer(datasets_app, name="datasets")
+
+Dataset = Annotated[str, typer.Option("--dataset", "-d", help="Name of a dataset in datasets.toml.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _out() -> Console:
+    return Console(soft_wrap=True)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+@datasets_app.command("list")
+def datasets_list(as_json: Json = False) -> None:
+    """List the datasets and where each one would be read from."""
+    from recsys_dagster.data.registry import load_registry
+
+    specs = load_registry().values()
+    if as_json:
+        _print_json([spec.model_dump(mode="json") for spec in specs])
+        return
+    table = Table("dataset", "reader", "protocol", "titles", "source", box=None)
+    for spec in specs:
+        titles = "yes" if spec.has_titles else "no"
+        table.add_row(spec.name, spec.reader, spec.protocol, titles, str(spec.source or "generated"))
+    _out().print(table)
+
+
+@datasets_app.command("describe")
+def datasets_describe(name: Annotated[str, typer.Argument(help="Name of the dataset.")], as_json: Json = False) -> None:
+    """Show every setting of a dataset, and its size once it has been materialized."""
+    from recsys_dagster.data.registry import get_dataset
+
+    settings = get_dataset(name).model_dump(mode="json")
+    tables = {asset: _stored(asset, name) for asset in ("interactions", "users", "items")}
+    settings["materialized"] = {asset: len(table) for asset, table in tables.items() if table is not None}
+    if as_json:
+        _print_json(settings)
+        return
+    table = Table("setting", "value", box=None)
+    for key, value in settings.items():
+        if value not in (None, "", {}, []):
+            table.add_row(
+                key, ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+            )
+    _out().print(table)
+
+
+@datasets_app.command("fetch")
+def datasets_fetch(name: Annotated[str, typer.Argument(help="Name of the dataset.")]) -> None:
+    """Make the files of a dataset available locally, and check size and sha256."""
+    from recsys_dagster.data.registry import get_dataset
+    from recsys_dagster.data.sources import data_directory, fetch
+    from resources.storage import home
+
+    files = fetch(get_dataset(name), data_directory(), home() / "downloads")
+    for role, path in files.items():
+        _out().print(f"{role}: {path}", highlight=False)
+    if not files:
+        _out().print(f"{name} is generated; there is nothing to fetch.", highlight=False)
+
+
+@app.command()
+def materialize(
+    dataset: Annotated[list[str], typer.Option("--dataset", "-d", help="Dataset; may be given several times.")],
+    select: Annotated[
+        list[str] | None, typer.Option("--select", "-s", help="Asset or group; several allowed. All without it.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Dagster run config in YAML (ops, resources).")
+    ] = None,
+) -> None:
+    """Run the lineage for each named dataset: one run each, a failed one does not stop the others."""
+    from recsys_dagster import runs
+    from recsys_dagster.data.registry import get_dataset
+    from resources.instance import fail_dead_runs, open_instance
+
+    for name in dataset:
+        get_dataset(name)
+    runs.select_assets(select or ())
+    settings, failed, out = _read_config(config), [], _out()
+    with open_instance() as instance:
+        fail_dead_runs(instance)
+        for name in dict.fromkeys(dataset):
+            out.print(f"[bold]{name}[/]: {', '.join(select) if select else 'the whole lineage'}", highlight=False)
+            outcome = runs.execute(instance, name, out, select=select or (), config=settings)
+            state = "[green]finished[/]" if outcome.success else "[red]failed[/]"
+            out.print(f"[bold]{name}[/] {state} in {outcome.seconds:.0f} s, run {outcome.run_id}", highlight=False)
+            if not outcome.success:
+                failed.append(name)
+                for error in outcome.errors or ["the run failed; see its log in the UI"]:
+                    print(f"error: {name}: {error}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    import yaml
+
+    mend = "expected a mapping such as {ops: {sasrec_model: {config: {epochs: 5}}}}."
+    try:
+        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecsysError(f"--config {path}: there is no such file.", mend="name an existing YAML file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecsysError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}.", mend=mend) from None
+    if not isinstance(contents, dict):
+        raise RecsysError(f"--config {path} holds {type(contents).__name__}.", mend=mend)
+    return contents
+
+
+@app.command()
+def leaderboard(
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Dataset; all without it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the stored leaderboards."""
+    from rich.markdown import Markdown
+
+    from recsys_dagster.data.registry import dataset_names, get_dataset
+    from resources.storage import AssetStore
+
+    wanted = [get_dataset(name).name for name in dataset] if dataset else dataset_names()
+    paths = {name: AssetStore().path("leaderboard", name, ".json") for name in wanted}
+    found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
+    absent = [name for name in wanted if name not in found]
+    if absent and (dataset or not found):
+        _not_materialized("leaderboard", absent[0])
+    if as_json:
+        _print_json([row for board in found.values() for row in board["rows"]])
+        return
+    for board in found.values():
+        Console().print(Markdown(board["markdown"]))
+
+
+@app.command()
+def recommend(
+    dataset: Dataset,
+    user: Annotated[str, typer.Option("--user", "-u", help="Key of the user in the source.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="popularity, sasrec, larmi or g2rec.")] = "g2rec",
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Items to recommend.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Recommend items to one user with a stored model, from the user's whole history."""
+    from recsys_dagster.data.registry import get_dataset
+
+    spec = get_dataset(dataset)
+    tables = {name: _stored(name, dataset) for name in ("interactions", "users", "items")}
+    for name, table in tables.items():
+        if table is None:
+            _not_materialized(name, dataset)
+    rows = _recommend_one(tables, spec.max_length, dataset, model, user, n)
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("rank", "item", "title", "score", box=None)
+    for row in rows:
+        table.add_row(str(row["rank"]), row["item"], row["title"], f"{row['score']:.4f}")
+    _out().print(table)
+
+
+def _recommend_one(
+    tables: dict[str, Any], max_length: int, dataset: str, model: str, user: str, n: int
+) -> list[dict[str, Any]]:
+    import numpy as np
+
+    from recsys_dagster.models import MODEL_NAMES, load_model
+    from resources.storage import AssetStore, local_directory
+
+    users: pd.DataFrame = tables["users"]
+    items: pd.DataFrame = tables["items"]
+    if model not in MODEL_NAMES:
+        raise RecsysError(f"--model {model}: not a model.", mend=f"choose one of {', '.join(MODEL_NAMES)}.")
+    row = np.flatnonzero((users["source_key"] == user).to_numpy())
+    if not len(row):
+        examples = ", ".join(users["source_key"].head(3))
+        raise RecsysError(f"--user {user}: dataset {dataset} has no such user after k-core.", mend=f"try {examples}.")
+    try:
+        directory = local_directory(AssetStore().path(f"{model}_model", dataset, ""))
+    except FileNotFoundError:
+        _not_materialized(f"{model}_model", dataset)
+
+    from recsys_dagster.evaluation.recommend import recommendations
+    from recsys_dagster.training.data import SequenceData
+
+    data = SequenceData.from_tables(
+        tables["interactions"], n_users=len(users), n_items=len(items), max_length=max_length
+    )
+    found = recommendations(load_model(directory), data, model=model, n=n, users=users["user_id"].to_numpy()[row])
+    about = items.set_index("item_id").loc[found["item_id"]]
+    return [
+        {"rank": int(rank), "item": key, "title": title or text, "score": float(score)}
+        for rank, key, title, text, score in zip(
+            found["rank"], about["source_key"], about["title"], about["text"], found["score"], strict=True
+        )
+    ]
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 3000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the UI has no login, so think before you open it.")
+    ] = "127.0.0.1",
+) -> None:
+    """Start the Dagster UI, with its daemon for schedules and backfills."""
+    from resources.instance import prepare_home
+
+    prepare_home()
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "recsys_dagster.definitions", "-h", host, "-p", str(port)]
+    _out().print(f"The UI will be at http://{host}:{port} (stop it with Ctrl-C).", highlight=False)
+    try:
+        code = subprocess.call(command, env=os.environ)
+    except KeyboardInterrupt:
+        code = 0
+    raise typer.Exit(code)
+
+
+def _stored(asset: str, dataset: str) -> Any | None:
+    from resources.storage import AssetStore
+
+    return AssetStore().previous_table(asset, dataset)
+
+
+def _not_materialized(asset: str, dataset: str) -> None:
+    raise RecsysError(
+        f"{asset} has not been materialized for dataset {dataset}.",
+        mend=f"run: recsys-dagster materialize --dataset {dataset}",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a `RecsysError` is one line on stderr and exit code 1."""
+    try:
+        app(arguments)
+    except RecsysError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Data: the registry of datasets, readers, preparation, and the generated sample."""

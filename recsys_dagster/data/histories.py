@@ -1,0 +1,80 @@
+"""Users' item sequences as one compressed-row pair of arrays, the form that every method reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+"""Values of the `split` column of `interactions`."""
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Item sequences of users 0..U-1 in time order.
+
+    Attributes:
+        indptr: int64 [U + 1]; user u owns ``items[indptr[u]:indptr[u + 1]]``.
+        items: int32 [interactions]; item ids in time order within a user.
+        n_items: size of the catalogue, so that matrices built from it have every item.
+    """
+
+    indptr: NDArray[np.int64]
+    items: NDArray[np.int32]
+    n_items: int
+
+    @classmethod
+    def from_interactions(
+        cls, interactions: pd.DataFrame, *, n_users: int, n_items: int, splits: Iterable[int] = (TRAIN,)
+    ) -> Histories:
+        """Take the rows of `interactions` in the given splits (the train split unless told otherwise).
+
+        Args:
+            interactions: columns user_id, item_id, split, sorted by user and position.
+            n_users: number of users in the dataset (a user without a row gets an empty sequence).
+            n_items: number of items in the dataset.
+            splits: values of `split` to keep.
+        """
+        keep = np.isin(interactions["split"].to_numpy(), list(splits))
+        users = interactions["user_id"].to_numpy()[keep]
+        if len(users) and (np.diff(users) < 0).any():
+            raise ValueError("interactions must be sorted by user_id and position")
+        indptr = np.zeros(n_users + 1, dtype=np.int64)
+        np.cumsum(np.bincount(users, minlength=n_users), out=indptr[1:])
+        return cls(indptr, interactions["item_id"].to_numpy()[keep].astype(np.int32), n_items)
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return len(self.indptr) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """int64 [U]: number of interactions of each user."""
+        return np.diff(self.indptr)
+
+    @property
+    def users(self) -> NDArray[np.int32]:
+        """int32 [interactions]: the user of each interaction."""
+        return np.repeat(np.arange(self.n_users, dtype=np.int32), self.lengths)
+
+    def of(self, user: int) -> NDArray[np.int32]:
+        """Items of one user, oldest first."""
+        return self.items[self.indptr[user] : self.indptr[user + 1]]
+
+    def last(self, length: int) -> Histories:
+        """Each user's most recent `length` interactions."""
+        keep = self._position_from_end() < length
+        indptr = np.concatenate([[0], np.cumsum(np.minimum(self.lengths, length))]).astype(np.int64)
+        return Histories(indptr, self.items[keep], self.n_items)
+
+    def popularity(self) -> NDArray[np.int64]:
+        """int64 [N]: how often each item occurs."""
+        return np.bincount(self.items, minlength=self.n_items)
+
+    def _position_from_end(self) -> NDArray[np.int64]:
+        return np.repeat(self.indptr[1:], self.lengths) - 1 - np.arange(len(self.items))

@@ -1,0 +1,60 @@
+"""The one place that composes assets, checks, resources, jobs and schedules."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from assets import checks, data, evaluation, g2rec, larmi, models
+from recsys_dagster.automation import JOBS, SCHEDULES
+from resources.compute import ComputeResource
+from resources.gpu import GpuResource
+from resources.llm import LlmResource
+from resources.storage import AssetStore, io_managers
+
+ASSET_MODULES = (data, larmi, g2rec, models, evaluation)
+
+
+def default_resources(store: AssetStore | None = None) -> dict[str, Any]:
+    """Every resource with its defaults.
+
+    Args:
+        store: where assets are kept; `RECSYS_HOME` unless given.
+    """
+    store = store or AssetStore()
+    return {
+        "store": store,
+        **io_managers(store),
+        "gpu": GpuResource(),
+        "llm": LlmResource(),
+        "compute": ComputeResource(),
+    }
+
+
+def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """The code location.
+
+    Args:
+        resource_overrides: resources by key that take the place of the defaults. A `store` moves the IO managers too.
+
+    Raises:
+        KeyError: an override names a resource that no asset asks for.
+    """
+    overrides = dict(resource_overrides or {})
+    resources = default_resources(overrides.get("store"))
+    unknown = sorted(set(overrides) - set(resources))
+    if unknown:
+        raise KeyError(f"unknown resources {', '.join(unknown)}; expected some of {', '.join(resources)}")
+    return dg.Definitions(
+        assets=dg.load_assets_from_modules(ASSET_MODULES),
+        asset_checks=dg.load_asset_checks_from_modules([checks]),
+        resources={**resources, **overrides},
+        jobs=list(JOBS),
+        schedules=list(SCHEDULES),
+        # Steps of a run follow each other in one process: the stages are sequential anyway, each frees its tables
+        # before the next one loads, and no step pays for importing torch again. Every run is a process of its own.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions()

@@ -1,0 +1,1 @@
+"""How models are measured, compared and shown."""

@@ -1,0 +1,158 @@
+"""Small figures for the metadata of assets: what people would rather look at than read.
+
+matplotlib is imported inside the functions, with the `Agg` canvas, and no global state of pyplot is touched, so the
+functions are safe in threads and leave nothing open.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SIZE_INCHES = (6.0, 3.0)
+DPI = 100
+COLORS = ("#1f6fb4", "#c8553d", "#3b8f5a", "#8a5fb0", "#a8792b", "#4d4d4d")
+"""Distinct in hue and in lightness, on white."""
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG of 6 x 3 inches at 100 dots an inch (or the size that it was made with)."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def png_markdown(figure: Figure, alt: str = "figure") -> str:
+    """The figure as a markdown image with the PNG inside it, for the metadata of an asset.
+
+    Args:
+        figure: a matplotlib figure.
+        alt: what the picture shows, for those who cannot see it.
+    """
+    text = " ".join(alt.replace("[", "(").replace("]", ")").split())
+    return f"![{text}](data:image/png;base64,{base64.b64encode(png(figure)).decode('ascii')})"
+
+
+def training_curves(training: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
+    """Loss and validation NDCG over the epochs, side by side.
+
+    Args:
+        training: the table `training.parquet` of one model (epoch, loss, validation_ndcg), or one such table a model.
+            A column that a table lacks, and a model without an epoch, are left out. A dot marks the best epoch.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    tables = {"": training} if isinstance(training, pd.DataFrame) else dict(training)
+    figure, axes = _figure(columns=2)
+    for axis, column, title in zip(axes, ("loss", "validation_ndcg"), ("train loss", "validation NDCG"), strict=True):
+        for (name, table), color in zip(tables.items(), _colors(len(tables)), strict=True):
+            if column not in table or table[column].notna().sum() == 0:
+                continue
+            known = table[table[column].notna()]
+            axis.plot(known["epoch"], known[column], color=color, label=name or None, linewidth=1.6)
+            if column == "validation_ndcg":
+                best = int(known[column].to_numpy().argmax())
+                axis.plot(known["epoch"].iloc[best], known[column].iloc[best], "o", color=color, markersize=5)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        _finish(axis, title=title, xlabel="epoch")
+    if any(tables) and len(tables) > 1:
+        axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def degree_distribution(degrees: ArrayLike, title: str = "Degrees") -> Figure:
+    """How many nodes have at least a given degree, on two logarithmic axes.
+
+    Args:
+        degrees: number of neighbours of each node; nodes without any are told in the title.
+        title: what the nodes are.
+    """
+    values = np.asarray(degrees, dtype=np.float64).ravel()
+    alone = int((values <= 0).sum())
+    distinct, counts = np.unique(values[values > 0], return_counts=True)
+    figure, (axis,) = _figure()
+    if len(distinct):
+        axis.loglog(distinct, np.cumsum(counts[::-1])[::-1], ".-", color=COLORS[0], markersize=4, linewidth=1)
+    note = f" ({alone:,} without a neighbour)" if alone else ""
+    _finish(axis, title=title + note, xlabel="degree", ylabel="nodes with at least this degree")
+    return figure
+
+
+def histogram(values: ArrayLike, title: str, xlabel: str, log: bool = False) -> Figure:
+    """A histogram of at most 40 bars; whole numbers of a small range get one bar each.
+
+    Args:
+        values: the numbers; those that are not finite are left out.
+        title: what is counted.
+        xlabel: name and unit of the horizontal axis.
+        log: a logarithmic vertical axis, for long tails.
+    """
+    numbers = np.asarray(values, dtype=np.float64).ravel()
+    numbers = numbers[np.isfinite(numbers)]
+    figure, (axis,) = _figure()
+    if len(numbers):
+        axis.hist(numbers, bins=_bins(numbers), color=COLORS[0], edgecolor="white", linewidth=0.5, log=log)
+    _finish(axis, title=title, xlabel=xlabel, ylabel="count")
+    return figure
+
+
+def metric_bars(values: pd.DataFrame, title: str, spreads: pd.DataFrame | None = None) -> Figure:
+    """Grouped bars: a group a metric, a bar a model.
+
+    Args:
+        values: index model, one column a metric.
+        title: what is compared.
+        spreads: laid out like `values`; lines on the bars show it.
+    """
+    figure, (axis,) = _figure()
+    n_models, n_metrics = values.shape
+    width = 0.8 / max(n_models, 1)
+    places = np.arange(n_metrics)
+    for index, (model, color) in enumerate(zip(values.index, _colors(n_models), strict=True)):
+        error = None if spreads is None else spreads.loc[model].fillna(0.0).to_numpy(dtype=np.float64)
+        offset = (index - (n_models - 1) / 2) * width
+        axis.bar(places + offset, values.loc[model].to_numpy(np.float64), width, yerr=error, color=color, label=model)
+    axis.set_xticks(places, [str(column) for column in values.columns])
+    if n_models:
+        axis.legend(fontsize=8, frameon=False)
+    _finish(axis, title=title)
+    return figure
+
+
+def _bins(numbers: NDArray[np.float64]) -> int | list[float]:
+    low, high = numbers.min(), numbers.max()
+    if np.array_equal(numbers, np.round(numbers)) and high - low < 40:
+        return [float(edge) for edge in np.arange(low, high + 2) - 0.5]
+    return min(40, max(10, int(np.sqrt(len(numbers)))))
+
+
+def _figure(columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure, [figure.add_subplot(1, columns, index + 1) for index in range(columns)]
+
+
+def _colors(n: int) -> list[str]:
+    return [COLORS[index % len(COLORS)] for index in range(n)]
+
+
+def _finish(axis: Axes, *, title: str, xlabel: str = "", ylabel: str = "") -> None:
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel(xlabel, fontsize=9)
+    axis.set_ylabel(ylabel, fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", alpha=0.25)

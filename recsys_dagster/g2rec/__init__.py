@@ -1,0 +1,1 @@
+"""G2Rec: co-engagement graph, soft prototypes, interest tokens and the generative recommender."""

@@ -1,0 +1,104 @@
+"""The decoder under G2Rec: a small Llama from scratch, or a pretrained causal language model with LoRA."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModel, LlamaConfig, LlamaModel, PreTrainedModel
+
+from recsys_dagster.errors import RecsysError
+from recsys_dagster.g2rec.config import G2RecConfig
+
+
+class DroppedLinear(nn.Linear):
+    """A linear layer whose output is dropped out. It keeps the names of the weights that it takes over."""
+
+    def __init__(self, linear: nn.Linear, dropout: float) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None)
+        self.weight, self.bias, self.dropout = linear.weight, linear.bias, dropout
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The linear map, then dropout while training."""
+        return functional.dropout(super().forward(x), self.dropout, self.training)
+
+
+class Backbone(nn.Module):
+    """Maps token vectors of size d to states of size d through a causal decoder.
+
+    Attributes:
+        decoder: the `transformers` model.
+        bos: its start-of-sequence token id.
+    """
+
+    def __init__(self, config: G2RecConfig, max_tokens: int) -> None:
+        super().__init__()
+        d = config.dimension
+        if config.backbone == "llama":
+            self.decoder, self.bos = small_llama(config, max_tokens), 0
+        else:
+            self.decoder, self.bos = pretrained(config)
+        hidden = self.decoder.config.hidden_size
+        self.enter: nn.Module = nn.Identity() if hidden == d else nn.Linear(d, hidden, bias=False)
+        self.leave: nn.Module = nn.Identity() if hidden == d else nn.Linear(hidden, d, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Put BOS before float [batch, length, d] and return states float [batch, length + 1, d].
+
+        Tokens are padded on the right; the causal mask keeps real positions from seeing padding.
+        """
+        start = self.decoder.get_input_embeddings().weight[self.bos].to(tokens.dtype)
+        inputs = torch.cat([start.expand(len(tokens), 1, -1), self.enter(tokens)], dim=1)
+        states = self.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        left: torch.Tensor = self.leave(states)
+        return left
+
+
+def small_llama(config: G2RecConfig, max_tokens: int) -> PreTrainedModel:
+    """A Llama decoder of a few layers, with the dropout that small data needs and Llama itself lacks."""
+    decoder = LlamaModel(
+        LlamaConfig(
+            vocab_size=1,  # BOS; items come as vectors
+            hidden_size=config.dimension,
+            intermediate_size=4 * config.dimension,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=max_tokens,
+            attention_dropout=config.dropout,
+            bos_token_id=0,
+            eos_token_id=None,
+            pad_token_id=None,
+        )
+    )
+    for layer in decoder.layers:
+        layer.self_attn.o_proj = DroppedLinear(layer.self_attn.o_proj, config.dropout)
+        layer.mlp.down_proj = DroppedLinear(layer.mlp.down_proj, config.dropout)
+    return decoder
+
+
+def pretrained(config: G2RecConfig) -> tuple[PreTrainedModel, int]:
+    """A pretrained causal language model, frozen, with LoRA adapters; and its BOS token id.
+
+    Raises:
+        RecsysError: the extra `peft` is not installed, or the model cannot be read.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ModuleNotFoundError as error:
+        raise RecsysError(
+            f"Setting backbone = {config.backbone!r} needs the package peft, which is not installed.",
+            mend="pip install 'recsys-dagster[peft]', or set backbone to 'llama'.",
+        ) from error
+    try:
+        base = AutoModel.from_pretrained(config.backbone)
+    except (OSError, ValueError) as error:
+        raise RecsysError(
+            f"Setting backbone = {config.backbone!r} is neither 'llama' nor a model that transformers can read "
+            f"({type(error).__name__}).",
+            mend="give a folder with config.json and model.safetensors, or the name of a model in the local hub cache.",
+        ) from error
+    lora = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, lora_dropout=config.lora_dropout,
+                      target_modules="all-linear")  # fmt: skip
+    bos = base.config.bos_token_id
+    return get_peft_model(base, lora), bos if isinstance(bos, int) else 0

@@ -1,0 +1,31 @@
+"""Settings of the generative recommender (no torch import: Dagster reads them while loading)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from recsys_dagster.training.config import TrainingConfig
+
+
+class G2RecConfig(TrainingConfig):
+    """G2Rec's recommender: a causal decoder over items and interest profile tokens (Eq. 8-13)."""
+
+    layout: Literal["interleaved", "fused"] = Field(
+        "interleaved",
+        description="interleaved: BOS, x1, y1, x2, y2, ... (Eq. 8); fused: one position an item, y added to x",
+    )
+    profile_weight: float = Field(0.1, ge=0, description="Lambda: weight of the profile loss (Eq. 13)")
+    backbone: str = Field(
+        "llama",
+        description="llama: a small Llama decoder trained from scratch; otherwise the local path or hub name of a "
+        "pretrained causal language model, adapted by LoRA (needs the extra `peft`)",
+    )
+    layers: int = Field(2, ge=1, description="Decoder layers of the small Llama")
+    heads: int = Field(2, ge=1, description="Attention heads of the small Llama; divides dimension")
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="Dropout of the input tokens and of each sublayer of the small Llama"
+    )
+    lora_rank: int = Field(16, ge=1, description="Rank of the LoRA adapters of a pretrained backbone")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout of the LoRA adapters")

@@ -1,0 +1,86 @@
+"""Held-out links: the test that memberships must pass, and on which their temperature is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.stats import rankdata
+
+from recsys_dagster.errors import RecsysError
+
+
+@dataclass(frozen=True)
+class LinkTest:
+    """Held-out links and, for each, an unlinked pair with an end of about the same degree.
+
+    Attributes:
+        links: int64 [L, 2], pairs that are no edges of the graph.
+        negatives: int64 [L, 2], pairs that are no edges and no links either.
+    """
+
+    links: NDArray[np.int64]
+    negatives: NDArray[np.int64]
+
+    def quality(self, levels: Sequence[sparse.csr_array]) -> dict[str, float]:
+        """AUC and average precision of the score ``sum over levels of p_i . p_j``; ties count half in the AUC."""
+        pairs = np.concatenate([self.links, self.negatives])
+        score = np.zeros(len(pairs))
+        for matrix in levels:
+            score += np.asarray((matrix[pairs[:, 0]] * matrix[pairs[:, 1]]).sum(axis=1)).ravel()
+        n = len(self.links)
+        auc = (rankdata(score)[:n].sum() - n * (n + 1) / 2) / (n * len(self.negatives))
+        # Precision at each distinct score, so that the order of ties does not matter.
+        values, place = np.unique(-score, return_inverse=True)
+        hits = np.bincount(place[:n], minlength=len(values))
+        found = np.cumsum(hits)
+        precision = found / np.cumsum(np.bincount(place, minlength=len(values)))
+        return {"auc": float(auc), "average_precision": float((hits * precision).sum() / n)}
+
+
+def link_test(
+    matrix: sparse.csr_array, validation_links: NDArray[Any], *, seed: int, window: int = 50
+) -> LinkTest | None:
+    """Pair every held-out link with a negative whose second end is a near neighbour in the order of degrees.
+
+    Args:
+        matrix: symmetric adjacency [N, N] of the train split.
+        validation_links: [L, 2] item pairs: a user's last train item with the validation item.
+        seed: of the negatives.
+        window: how far a negative's degree rank may be from that of the item it stands for.
+
+    Returns:
+        The test, or None if no link is left after edges of the graph and pairs of one item are taken out.
+
+    Raises:
+        RecsysError: the array has another shape, or an item id is outside the catalogue.
+    """
+    n_items = matrix.shape[0]
+    links = np.asarray(validation_links, dtype=np.int64)
+    if links.ndim != 2 or links.shape[1] != 2 or (links.size and (links.min() < 0 or links.max() >= n_items)):
+        raise RecsysError(
+            f"The validation links have shape {links.shape} or name items outside 0..{n_items - 1}; expected [L, 2].",
+            mend="pass pairs of item ids of this dataset.",
+        )
+    edges = np.repeat(np.arange(n_items), np.diff(matrix.indptr)) * n_items + matrix.indices
+    links = links[(links[:, 0] != links[:, 1]) & ~np.isin(links @ [n_items, 1], edges)]
+    taken = np.concatenate([edges, links @ [n_items, 1], links[:, ::-1] @ [n_items, 1]])
+    rng = np.random.default_rng(seed)
+    by_degree = np.argsort(np.asarray(matrix.sum(axis=1)).ravel(), kind="stable")
+    rank = np.argsort(by_degree)
+    negatives = links.copy()
+    open_rows = np.arange(len(links))
+    for _ in range(20):
+        near = rank[links[open_rows, 1]] + rng.integers(-window, window + 1, len(open_rows))
+        negatives[open_rows, 1] = by_degree[np.clip(near, 0, n_items - 1)]
+        trial = negatives[open_rows]
+        open_rows = open_rows[(trial[:, 0] == trial[:, 1]) | np.isin(trial @ [n_items, 1], taken)]
+        if len(open_rows) == 0:
+            break
+    keep = np.ones(len(links), dtype=bool)
+    keep[open_rows] = False  # a pair around which everything is linked has no fair negative
+    return LinkTest(links[keep], negatives[keep]) if keep.any() else None

@@ -1,0 +1,192 @@
+"""G2Rec's generative recommender: items and interest profiles as tokens of a causal decoder (Eq. 8-13)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from recsys_dagster.g2rec.backbone import Backbone
+from recsys_dagster.g2rec.config import G2RecConfig
+from recsys_dagster.training.artifact import save_model
+from recsys_dagster.training.batching import SequenceBatch
+from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.loop import SequentialModel, fit
+from recsys_dagster.training.loss import catalogue_cross_entropy
+from recsys_dagster.training.runtime import Runtime
+
+
+class G2Rec(SequentialModel):
+    """Item tokens x, profile tokens y = P V, and a decoder F over their sequence.
+
+    V is learned: it starts as Eq. 6 gives it, and the items of a prototype share it in the tokens, in the output layer
+    (an item scores by x_i + y_i) and in the profile loss.
+
+    Args:
+        config: settings.
+        n_items: size of the catalogue.
+        max_length: longest history.
+        prototypes: C, over all levels.
+        levels: number of resolutions.
+        width: most prototypes of one item, over all levels.
+    """
+
+    def __init__(
+        self, config: G2RecConfig, *, n_items: int, max_length: int, prototypes: int, levels: int, width: int
+    ) -> None:
+        super().__init__(n_items, max_length)
+        self.config = config
+        d = config.dimension
+        self.items = nn.Embedding(n_items, d)
+        self.prototypes = nn.Parameter(torch.empty(prototypes, d))
+        nn.init.normal_(self.items.weight, std=d**-0.5)
+        nn.init.normal_(self.prototypes, std=d**-0.5)
+        self.backbone = Backbone(config, max_tokens=2 * max_length + 3)
+        self.dropout = nn.Dropout(config.dropout)
+        # P, a fixed number of entries an item; where there are fewer, the probability is 0
+        self.register_buffer("profile_columns", torch.zeros(n_items, width, dtype=torch.int64))
+        self.register_buffer("profile_weights", torch.zeros(n_items, width))
+        self.register_buffer("level_ends", torch.zeros(levels, dtype=torch.int64))
+        self.profile_columns: torch.Tensor
+        self.profile_weights: torch.Tensor
+        self.level_ends: torch.Tensor
+
+    def profiles(self) -> torch.Tensor:
+        """Y float [N, d], Eq. 7, the mean over levels."""
+        summed = functional.embedding_bag(
+            self.profile_columns, self.prototypes, per_sample_weights=self.profile_weights, mode="sum"
+        )
+        return summed / len(self.level_ends)
+
+    def states(self, items: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the decoder over histories int64 [batch, length].
+
+        Returns:
+            after_profile: float [batch, length, d], the state after y_t (fused: after x_t + y_t), which predicts item
+                t + 1 (Eq. 10).
+            before_profile: float [batch, length, d], the state after x_t, which predicts the profile of t (Eq. 12);
+                fused: the state before token t, which predicts the profile of the item to come.
+        """
+        x_tokens, y_tokens = self.items(items), y[items]
+        if self.config.layout == "fused":
+            states = self.backbone(self.dropout(x_tokens + y_tokens))
+            return states[:, 1:], states[:, :-1]
+        batch, length, d = x_tokens.shape
+        tokens = torch.stack([x_tokens, y_tokens], dim=2).view(batch, 2 * length, d)
+        states = self.backbone(self.dropout(tokens))
+        return states[:, 2::2], states[:, 1::2]
+
+    def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """Eq. 13: item loss (Eq. 9) at t = 1..N-1, profile loss (Eq. 11) at t = 1..N."""
+        assert batch.targets is not None
+        y = self.profiles()
+        whole = torch.cat([batch.items[:, :1], batch.targets], dim=1)  # all N items of each user
+        real = torch.arange(whole.shape[1], device=whole.device) <= batch.lengths[:, None]
+        after, before = self.states(whole, y)
+        mask = batch.mask
+        item_loss = catalogue_cross_entropy(after[:, :-1][mask], self.items.weight + y, batch.targets[mask])
+        if self.config.profile_weight == 0:
+            return item_loss, {"item_loss": item_loss.item()}
+        profile_loss = self._profile_loss(before[real], whole[real])
+        total = item_loss + self.config.profile_weight * profile_loss
+        return total, {"item_loss": item_loss.item(), "profile_loss": profile_loss.item()}
+
+    def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
+        """F(next item | history), up to the constant of the softmax: the last state times x_i + y_i."""
+        y = self.profiles()
+        after, _ = self.states(batch.items, y)
+        last = (batch.lengths - 1).clamp(min=0)
+        state = after[torch.arange(len(last), device=last.device), last]
+        return (state @ (self.items.weight + y).T).masked_fill_((batch.lengths == 0)[:, None], 0.0)
+
+    def _profile_loss(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the soft labels p_i (Eq. 11), a softmax over each level's prototypes; mean over levels."""
+        logits = states @ self.prototypes.T
+        ends = self.level_ends.tolist()
+        levels = [logits[:, start:end].log_softmax(1) for start, end in zip([0, *ends], ends, strict=False)]
+        chosen = torch.cat(levels, dim=1).gather(1, self.profile_columns[items])
+        return -(chosen * self.profile_weights[items]).sum(1).mean() / len(ends)
+
+
+def profile_arrays(
+    memberships: pd.DataFrame, n_items: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """P of the table `soft_memberships` in a fixed number of entries an item.
+
+    Returns:
+        columns int64 [N, width] and weights float32 [N, width] (0 in unused entries), the end column of each level
+        int64 [levels], and the prototype id of each column int64 [C] (ordered by level, then id).
+    """
+    keys = memberships[["level", "prototype_id"]].drop_duplicates().sort_values(["level", "prototype_id"])
+    ids = keys["prototype_id"].to_numpy().astype(np.int64)
+    column_of = pd.Series(np.arange(len(ids)), index=ids)
+    ends = np.cumsum(keys.groupby("level").size().to_numpy()).astype(np.int64)
+    table = memberships.sort_values(["item_id", "level"], kind="stable")
+    items = table["item_id"].to_numpy()
+    counts = np.bincount(items, minlength=n_items)
+    slot = np.arange(len(items)) - np.repeat(np.cumsum(counts) - counts, counts)
+    width = max(int(counts.max(initial=0)), 1)
+    columns = np.zeros((n_items, width), dtype=np.int64)
+    weights = np.zeros((n_items, width), dtype=np.float32)
+    columns[items, slot] = column_of.loc[table["prototype_id"].to_numpy()].to_numpy()
+    weights[items, slot] = table["probability"].to_numpy()
+    return columns, weights, ends, ids
+
+
+def train_g2rec(
+    data: SequenceData,
+    memberships: pd.DataFrame,
+    tokens: dict[str, NDArray[np.generic]],
+    item_embeddings: NDArray[np.float32],
+    config: G2RecConfig,
+    runtime: Runtime,
+    output: Path,
+    checkpoint: Path | None = None,
+) -> dict[str, float | int | str]:
+    """Train G2Rec, write its model directory to `output` and return figures for people.
+
+    Args:
+        data: the splits.
+        memberships: P, the table `soft_memberships`.
+        tokens: `prototype_ids` [C] and `prototype_embeddings` [C, d] (Eq. 6), the start of V.
+        item_embeddings: X float32 [N, d], the start of the item tokens. Where d differs from `dimension`, items and
+            prototypes start at random.
+        config: settings.
+        runtime: device, precision, seed.
+        output: directory to write.
+        checkpoint: directory for the state of an unfinished run.
+    """
+    torch.manual_seed(runtime.seed)
+    columns, weights, ends, ids = profile_arrays(memberships, data.n_items)
+    shape = {
+        "n_items": data.n_items,
+        "max_length": data.max_length,
+        "prototypes": len(ids),
+        "levels": len(ends),
+        "width": columns.shape[1],
+    }
+    model = G2Rec(config, **shape)
+    model.profile_columns.copy_(torch.from_numpy(columns))
+    model.profile_weights.copy_(torch.from_numpy(weights))
+    model.level_ends.copy_(torch.from_numpy(ends))
+    if item_embeddings.shape[1] == config.dimension:
+        row_of = pd.Series(np.arange(len(tokens["prototype_ids"])), index=tokens["prototype_ids"])
+        start = tokens["prototype_embeddings"][row_of.loc[ids].to_numpy()]
+        with torch.no_grad():
+            model.items.weight.copy_(torch.from_numpy(item_embeddings))
+            model.prototypes.copy_(torch.from_numpy(np.ascontiguousarray(start, dtype=np.float32)))
+    trained = fit(model, data, config, runtime, label="g2rec", checkpoint=checkpoint)
+    save_model(
+        output,
+        name="g2rec",
+        config=config.model_dump(),
+        shape=shape,
+        state=model.learned_state(),
+        history=trained.history,
+    )
+    return trained.facts | {"prototypes": len(ids)}

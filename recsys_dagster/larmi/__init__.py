@@ -1,0 +1,1 @@
+"""LARMI: language-model clusters, synthesized users, max cover and the multi-interest model."""

@@ -1,0 +1,24 @@
+"""Settings of LARMI (no torch import: Dagster reads them while loading)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from recsys_dagster.training.config import TrainingConfig
+
+
+class LARMIConfig(TrainingConfig):
+    """LARMI's model. Its ablations: `semantic` and `collaborative` here, `synthesis` of the cliques, `solver` of the cover."""
+
+    interests: int = Field(4, ge=1, description="K, the most interests of a user; a history of fewer items has fewer")
+    routing_rounds: int = Field(3, ge=1, description="Rounds of dynamic routing")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout of the item vectors that the model reads")
+    contrastive_weight: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Lambda: the contrastive loss is taken every round(1 / lambda) steps; 0 leaves it out",
+    )
+    contrastive_temperature: float = Field(0.1, gt=0, description="Tau of the contrastive loss")
+    semantic: bool = Field(True, description="Use the language model's clusters of each user (off: ablation w/o-sem)")
+    collaborative: bool = Field(True, description="Use the capsules (off: ablation w/o-col)")

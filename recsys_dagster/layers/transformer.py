@@ -1,0 +1,36 @@
+"""Causal self-attention blocks."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class CausalBlock(nn.Module):
+    """Pre-norm causal self-attention and a two-layer feed-forward network, each with dropout and a residual.
+
+    Sequences are padded on the right, so the causal mask alone keeps real positions from seeing padding.
+    """
+
+    def __init__(self, d: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.attention_norm, self.feed_norm = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.project_in, self.project_out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.feed = nn.Sequential(
+            nn.Linear(d, 4 * d), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * d, d), nn.Dropout(dropout)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map float [batch, length, d] to the same shape."""
+        batch, length, d = x.shape
+        qkv = self.project_in(self.attention_norm(x)).view(batch, length, 3, self.heads, d // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [batch, heads, length, d / heads]
+        attended = functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0
+        )
+        x = x + functional.dropout(
+            self.project_out(attended.transpose(1, 2).reshape(batch, length, d)), self.dropout, self.training
+        )
+        return x + self.feed(self.feed_norm(x))

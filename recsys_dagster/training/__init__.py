@@ -1,0 +1,1 @@
+"""One loop, one batcher, one checkpoint format and one scorer contract for every model."""

@@ -1,0 +1,196 @@
+"""The one training loop: every model learns, is validated, stopped, saved and resumed here."""
+
+from __future__ import annotations
+
+import abc
+import logging
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from recsys_dagster.data.histories import VALIDATION, Histories
+from recsys_dagster.progress import Progress
+from recsys_dagster.training.batching import SequenceBatch, TrainBatches, pad
+from recsys_dagster.training.checkpoint import Checkpoint
+from recsys_dagster.training.config import TrainingConfig
+from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.ranking import target_ranks
+from recsys_dagster.training.runtime import Runtime
+
+logger = logging.getLogger("recsys_dagster")
+
+
+class SequentialModel(nn.Module, abc.ABC):
+    """A model that reads item sequences: it gives a loss to the loop and scores to the evaluation.
+
+    Attributes:
+        n_items: size of the catalogue.
+        max_length: longest history it reads.
+    """
+
+    def __init__(self, n_items: int, max_length: int) -> None:
+        super().__init__()
+        self.n_items, self.max_length = n_items, max_length
+
+    def learned_state(self) -> dict[str, torch.Tensor]:
+        """The state without frozen parameters (those of a pretrained backbone are read again from their own place)."""
+        frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in frozen}
+
+    def load_learned_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Load what `learned_state` gave; raises KeyError where a tensor is missing or unknown."""
+        missing, unknown = self.load_state_dict(state, strict=False)
+        absent = set(missing) & set(self.learned_state())
+        if absent or unknown:
+            raise KeyError(f"tensors missing: {sorted(absent)}; unknown: {sorted(unknown)}")
+
+    @abc.abstractmethod
+    def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss of one train batch (a scalar) and its named parts; `step` counts from 0 over all epochs."""
+
+    @abc.abstractmethod
+    def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
+        """Scores float [batch, N] of every item as the next one."""
+
+    def score(self, users: NDArray[np.int64], histories: Histories) -> torch.Tensor:
+        """Scores float [len(users), N] (the `Scorer` contract)."""
+        self.eval()
+        device = next(self.parameters()).device
+        with torch.inference_mode():
+            scores = self.score_batch(pad(histories, users, self.max_length).to(str(device)))
+        return scores.clone()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the loop returns.
+
+    Attributes:
+        history: one row an epoch: epoch, loss, its parts, validation_ndcg, seconds.
+        facts: figures for people: best_epoch, epochs, validation_ndcg, positions_per_second, ...
+    """
+
+    history: pd.DataFrame
+    facts: dict[str, float | int | str]
+
+
+def fit(
+    model: SequentialModel,
+    data: SequenceData,
+    config: TrainingConfig,
+    runtime: Runtime,
+    *,
+    label: str,
+    checkpoint: Path | None = None,
+) -> Trained:
+    """Train `model` in place; it ends with the weights of its best validation epoch.
+
+    Each epoch starts from a random state made of the seed and its number, so a killed run goes on from the last
+    whole epoch to the very weights of an undisturbed one. The epoch is chosen by the mean of 1 / log2(1 + rank) of the
+    validation targets in the full catalogue (NDCG without a cut-off, one target at a time).
+
+    Args:
+        model: initialised model.
+        data: the splits.
+        config: how long and how fast.
+        runtime: device, precision, seed.
+        label: what progress lines call this run.
+        checkpoint: directory for the state of an unfinished run; None keeps no state.
+    """
+    if runtime.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    model.to(runtime.device)
+    batches = TrainBatches(data.train, config.batch_size, data.max_length)
+    optimiser = torch.optim.AdamW(
+        (p for p in model.parameters() if p.requires_grad),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(0.9, 0.98),
+    )
+    keeper = Checkpoint(checkpoint, fingerprint={"config": config.model_dump(), "seed": runtime.seed, "label": label})
+    state = keeper.resume(model, optimiser)
+    step_of = torch.compile(model.loss) if runtime.compile else model.loss
+    started = time.monotonic()
+    with Progress(f"{label}: training", config.epochs * len(batches), "batches") as progress:
+        progress.update(state.epoch * len(batches))
+        while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
+            row = _train_epoch(model, step_of, optimiser, batches, config, runtime, state.epoch, progress)
+            row["validation_ndcg"] = validation_ndcg(model, data)
+            state.record(row, model)
+            keeper.save(model, optimiser, state)
+    model.load_learned_state(state.best_weights)
+    history = pd.DataFrame(state.history)
+    seconds = float(history["seconds"].sum())
+    logger.info(
+        "%s: best epoch %d of %d, validation NDCG %.4f, %.0f s",
+        label, state.best_epoch, state.epoch, state.best_value, time.monotonic() - started,
+    )  # fmt: skip
+    facts: dict[str, float | int | str] = {
+        "best_epoch": state.best_epoch,
+        "epochs": state.epoch,
+        "validation_ndcg": state.best_value,
+        "seconds": seconds,
+        "positions_per_second": batches.positions * state.epoch / max(seconds, 1e-9),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "peak_memory_mb": peak_memory_mb(runtime.device),
+    }
+    keeper.clear()
+    return Trained(history, facts)
+
+
+def validation_ndcg(model: SequentialModel, data: SequenceData) -> float:
+    """Mean of 1 / log2(1 + rank) over the validation targets, full ranking; 0 where there are none."""
+    ranks, _ = target_ranks(
+        model, data.history(VALIDATION), data.targets(VALIDATION), mask_seen=data.mask_seen, label="validation"
+    )
+    return float(np.mean(1 / np.log2(1 + ranks.ranks))) if len(ranks.ranks) else 0.0
+
+
+def peak_memory_mb(device: str) -> float:
+    """Peak memory of this process, or of the GPU where one is used, in MB."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def _train_epoch(
+    model: SequentialModel,
+    step_of: object,
+    optimiser: torch.optim.Optimizer,
+    batches: TrainBatches,
+    config: TrainingConfig,
+    runtime: Runtime,
+    epoch: int,
+    progress: Progress,
+) -> dict[str, float]:
+    """One pass over the train split; returns the means of the loss and its parts."""
+    assert callable(step_of)
+    model.train()
+    torch.manual_seed(runtime.seed * 100_003 + epoch)
+    generator = np.random.default_rng([runtime.seed, epoch])
+    totals: dict[str, float] = {}
+    started, count = time.monotonic(), 0
+    for index, batch in enumerate(batches.epoch(generator)):
+        with torch.autocast(
+            torch.device(runtime.device).type, dtype=torch.bfloat16, enabled=runtime.precision == "bf16"
+        ):
+            loss, parts = step_of(batch.to(runtime.device), epoch * len(batches) + index)
+        if not bool(torch.isfinite(loss)):
+            raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch + 1}: lower learning_rate")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimiser.step()
+        for name, value in {"loss": loss.item(), **parts}.items():
+            totals[name] = totals.get(name, 0.0) + value
+        count += 1
+        progress.update(1, f"epoch {epoch + 1}, loss {totals['loss'] / count:.3f}")
+    means = {name: value / max(count, 1) for name, value in totals.items()}
+    return {"epoch": epoch + 1, **means, "seconds": time.monotonic() - started}

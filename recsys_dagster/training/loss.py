@@ -1,0 +1,113 @@
+"""Cross-entropy over the whole catalogue in bounded memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+CHUNK_ELEMENTS = 1_200_000
+"""Scores of one interest held at once (5 MB): they stay in the cache between the passes over them."""
+
+
+def catalogue_cross_entropy(
+    queries: torch.Tensor, items: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean cross-entropy of each target against every item, where an item's score is the best over several queries.
+
+    With one query a position this is the usual full softmax; with K interests it is LARMI's Eq. 11 and 12 (the hard
+    readout stands in the numerator and in every term of the denominator). The [positions, items] scores are never held
+    as a whole: they are made in chunks, and the gradient of each chunk is taken on the spot.
+
+    Args:
+        queries: float [positions, d] or [positions, K, d].
+        items: float [N, d].
+        targets: int64 [positions].
+        valid: bool [positions, K]; False where an interest does not exist. At least one a row is True.
+
+    Returns:
+        A scalar.
+    """
+    if queries.dim() == 2:
+        queries = queries[:, None]
+    if valid is None:
+        counts = torch.full((len(queries),), queries.shape[1], device=queries.device)
+    else:
+        # existing interests first, positions with many interests first: then each chunk works on plain slices, and
+        # interests that do not exist cost nothing
+        order = valid.byte().argsort(dim=1, descending=True, stable=True)
+        queries = queries.gather(1, order[..., None].expand_as(queries))
+        counts, rows = valid.sum(1).sort(descending=True, stable=True)
+        queries, targets = queries[rows], targets[rows]
+    loss: torch.Tensor = _CatalogueCrossEntropy.apply(queries, items, targets, counts)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _CatalogueCrossEntropy(torch.autograd.Function):
+    """Computes the gradients of both inputs while it computes the loss, so that no scores are kept or made twice."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries: torch.Tensor, items: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor
+    ) -> torch.Tensor:
+        device = queries.device
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
+        q, v = queries.detach().to(dtype), items.detach().to(dtype)
+        grads = None
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            grads = torch.zeros_like(q, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
+        total = torch.zeros((), device=device, dtype=torch.float64)
+        chunk = max(CHUNK_ELEMENTS // len(v), 16)
+        with torch.autocast(device.type, enabled=False):
+            for start in range(0, len(q), chunk):
+                part = slice(start, start + chunk)
+                total += _chunk(q[part], v, targets[part], counts[part], grads, part)
+        ctx.save_for_backward(*(grads or ()))
+        ctx.positions = max(len(q), 1)
+        return (total / ctx.positions).to(torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad_q, grad_v = ctx.saved_tensors
+        scale = grad_outputs[0] / ctx.positions
+        return grad_q * scale, grad_v * scale, None, None
+
+
+def _chunk(
+    q: torch.Tensor,
+    v: torch.Tensor,
+    targets: torch.Tensor,
+    counts: torch.Tensor,
+    grads: tuple[torch.Tensor, torch.Tensor] | None,
+    part: slice,
+) -> torch.Tensor:
+    """Summed loss of a few positions; adds their gradients to `grads`.
+
+    q is [positions, K, d] with each row's existing queries first and `counts` (how many exist) descending.
+    """
+    sizes = (counts[:, None] > torch.arange(q.shape[1], device=q.device)).sum(0).tolist()
+    scores = [q[:size, k] @ v.T for k, size in enumerate(sizes) if size]  # [size_k, N] each
+    best = scores[0] if len(scores) == 1 or grads is None else scores[0].clone()
+    for values in scores[1:]:
+        head = best[: len(values)]
+        torch.maximum(head, values, out=head)
+    wins = [values == best[: len(values)] for values in scores] if len(scores) > 1 else None
+    logits = best.float()
+    rows = torch.arange(len(q), device=q.device)
+    top = logits.amax(1, keepdim=True)
+    own = logits[rows, targets]
+    weights = logits.sub_(top).exp_()
+    norm = weights.sum(1)
+    loss = (norm.log() + top[:, 0] - own).sum(dtype=torch.float64)
+    if grads is None:
+        return loss
+    grad_q, grad_v = grads
+    weights.div_(norm[:, None])
+    weights[rows, targets] -= 1
+    weights = weights.to(v.dtype)
+    for k, values in enumerate(scores):
+        # only the interest that won an item learns from it
+        share = weights if wins is None else torch.mul(weights[: len(values)], wins[k], out=values)
+        grad_q[part][: len(values), k] = (share @ v).float()
+        grad_v += (share.T @ q[: len(values), k]).float()
+    return loss

@@ -1,0 +1,177 @@
+"""One contract for every model: scores of the whole catalogue, and the exact rank of each target among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recsys_dagster.data.histories import Histories
+from recsys_dagster.progress import Progress
+
+
+class Scorer(Protocol):
+    """Anything that can score the whole catalogue for some users."""
+
+    n_items: int
+
+    def score(self, users: NDArray[np.int64], histories: Histories) -> torch.Tensor:
+        """Scores float [len(users), n_items]; `histories` is indexed by user id."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The rank of every target.
+
+    Attributes:
+        users: int64 [targets].
+        items: int32 [targets].
+        ranks: float64 [targets]; 1 + the number of candidates that score higher + half of those that score the same.
+            A user's other targets are candidates too.
+    """
+
+    users: NDArray[np.int64]
+    items: NDArray[np.int32]
+    ranks: NDArray[np.float64]
+
+
+def target_ranks(
+    scorer: Scorer,
+    histories: Histories,
+    targets: Histories,
+    *,
+    mask_seen: bool,
+    negatives: NDArray[np.int32] | None = None,
+    batch_size: int = 256,
+    label: str = "ranking",
+) -> tuple[Ranks, Ranks | None]:
+    """Rank every target among the whole catalogue, and among the stored negatives, in one pass of scoring.
+
+    Memory is bounded by `batch_size` times the catalogue.
+
+    Args:
+        scorer: the model.
+        histories: what the model may see of each user.
+        targets: the items to find; users without any are left out.
+        mask_seen: items of the history are no candidates (unless they are the target itself).
+        negatives: int32 [U, n] stored negatives of each user, or None for full ranking alone. Entries below 0 are
+            no candidates.
+        batch_size: users scored at once.
+        label: what the progress line calls this.
+
+    Returns:
+        Ranks in the full catalogue, and among the negatives (None without them).
+
+    Raises:
+        FloatingPointError: a score is NaN or infinite.
+    """
+    users = np.flatnonzero(targets.lengths > 0)
+    full: list[NDArray[np.float64]] = []
+    sampled: list[NDArray[np.float64]] = []
+    with Progress(label, len(users), "users") as progress:
+        for start in range(0, len(users), batch_size):
+            batch = users[start : start + batch_size]
+            scores = _finite_scores(scorer, batch, histories)
+            row, item = _ragged(targets, batch)
+            rows, items = torch.from_numpy(row).to(scores.device), torch.from_numpy(item).to(scores.device)
+            own = scores[rows, items]
+            if negatives is not None:
+                sampled.append(_among(scores, own, rows, batch, targets, negatives))
+            if mask_seen:
+                _mask(scores, histories, batch)
+            scores[rows, items] = own
+            full.append(_rank(own, scores[rows] if len(rows) != len(batch) else scores))
+            progress.update(len(batch))
+    index = np.concatenate([np.arange(targets.indptr[u], targets.indptr[u + 1]) for u in users] or [np.empty(0, int)])
+    owner, item_ids = targets.users[index].astype(np.int64), targets.items[index]
+
+    def collect(parts: list[NDArray[np.float64]]) -> Ranks:
+        return Ranks(owner, item_ids, np.concatenate(parts) if parts else np.empty(0))
+
+    return collect(full), collect(sampled) if negatives is not None else None
+
+
+def top_n(
+    scorer: Scorer,
+    users: NDArray[np.int64],
+    histories: Histories,
+    *,
+    n: int,
+    mask_seen: bool,
+    batch_size: int = 256,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The exact `n` best items of each user, best first; of equal scores among them the smaller item id comes first.
+
+    Returns:
+        items int32 [users, n] and scores float32 [users, n]; where fewer than n items are candidates, the rest is -1
+        and -inf.
+    """
+    n = min(n, scorer.n_items)
+    items = np.empty((len(users), n), dtype=np.int32)
+    values = np.empty((len(users), n), dtype=np.float32)
+    for start in range(0, len(users), batch_size):
+        batch = users[start : start + batch_size]
+        scores = _finite_scores(scorer, batch, histories)
+        if mask_seen:
+            _mask(scores, histories, batch)
+        best, index = (tensor.cpu() for tensor in torch.topk(scores, n, dim=1))
+        # topk leaves equal scores in any order: put the smaller id first
+        by_id = index.argsort(dim=1)
+        best, index = best.gather(1, by_id), index.gather(1, by_id)
+        by_score = best.argsort(dim=1, descending=True, stable=True)
+        best, index = best.gather(1, by_score), index.gather(1, by_score)
+        items[start : start + len(batch)] = torch.where(best == -torch.inf, -1, index).numpy()
+        values[start : start + len(batch)] = best.numpy()
+    return items, values
+
+
+def _finite_scores(scorer: Scorer, users: NDArray[np.int64], histories: Histories) -> torch.Tensor:
+    with torch.no_grad():
+        scores = scorer.score(users, histories).float()
+    if not bool(torch.isfinite(scores).all()):
+        raise FloatingPointError(
+            f"{type(scorer).__name__} gave scores that are not finite for users {users[:3].tolist()}..."
+        )
+    return scores
+
+
+def _ragged(histories: Histories, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row in the batch and item of every entry of the given users."""
+    lengths = histories.lengths[users]
+    row = np.repeat(np.arange(len(users)), lengths)
+    within = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return row, histories.items[np.repeat(histories.indptr[users], lengths) + within].astype(np.int64)
+
+
+def _mask(scores: torch.Tensor, histories: Histories, users: NDArray[np.int64]) -> None:
+    row, item = _ragged(histories, users)
+    scores[torch.from_numpy(row).to(scores.device), torch.from_numpy(item).to(scores.device)] = -torch.inf
+
+
+def _rank(own: torch.Tensor, candidates: torch.Tensor) -> NDArray[np.float64]:
+    """1 + greater + half the ties; `candidates` [targets, n] holds the target itself once."""
+    greater = (candidates > own[:, None]).sum(1)
+    equal = (candidates == own[:, None]).sum(1) - 1
+    return (1 + greater + 0.5 * equal).double().cpu().numpy()
+
+
+def _among(
+    scores: torch.Tensor,
+    own: torch.Tensor,
+    rows: torch.Tensor,
+    users: NDArray[np.int64],
+    targets: Histories,
+    negatives: NDArray[np.int32],
+) -> NDArray[np.float64]:
+    """Ranks among the stored negatives and the user's targets."""
+    drawn = torch.from_numpy(negatives[users].astype(np.int64)).to(scores.device)
+    values = scores.gather(1, drawn.clamp(min=0)).masked_fill(drawn < 0, -torch.inf)
+    lengths = targets.lengths[users]
+    together = torch.full((len(users), int(lengths.max())), -torch.inf, device=scores.device)
+    within = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    together[rows, torch.from_numpy(within).to(scores.device)] = own
+    return _rank(own, torch.cat([values, together], dim=1)[rows])

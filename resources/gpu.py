@@ -1,0 +1,88 @@
+"""The device that models train on, and what it was asked to do."""
+
+import sys
+from typing import Any, Literal
+
+import dagster as dg
+from pydantic import Field, field_validator
+
+
+class GpuResource(dg.ConfigurableResource):
+    """Device, precision and seed of every training step.
+
+    Assets that use it share the pool ``gpu``, so that two trainings never meet on one card. Nothing here imports torch
+    until a step runs.
+    """
+
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:<index> or mps. auto takes cuda, then cpu.")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="bf16 computes in bfloat16 where the device can."
+    )
+    compile: bool = Field(
+        default=False, description="Compile the models with torch.compile: slow to start, faster after."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of weights, batches and dropout.")
+    deterministic: bool = Field(
+        default=True, description="Same seed, same device, same result; a little slower on CUDA."
+    )
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        kind, _, index = value.partition(":")
+        if value in ("auto", "cpu", "cuda", "mps") or (kind == "cuda" and index.isdigit()):
+            return value
+        raise ValueError(f"gpu.device is {value!r}; expected auto, cpu, cuda, cuda:<index> or mps")
+
+    def resolve(self) -> str:
+        """The device to use on this machine.
+
+        Raises:
+            ValueError: the configured device is not there.
+        """
+        if self.device == "cpu":
+            return "cpu"
+        import torch
+
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device == "mps" and not torch.backends.mps.is_available():
+            raise ValueError("gpu.device is 'mps', but torch sees no such device here; set it to auto or cpu")
+        if self.device.startswith("cuda"):
+            index, seen = int(self.device.partition(":")[2] or 0), torch.cuda.device_count()
+            if index >= seen:
+                raise ValueError(
+                    f"gpu.device is {self.device!r}, but torch sees {seen} CUDA devices here; set it to auto or cpu"
+                )
+        return self.device
+
+    def runtime(self) -> dict[str, Any]:
+        """The settings with the device resolved, and its peak memory counter set back."""
+        device = self.resolve()
+        if device.startswith("cuda"):
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(device)
+        return {
+            "device": device,
+            "precision": self.precision,
+            "compile": self.compile,
+            "seed": self.seed,
+            "deterministic": self.deterministic,
+        }
+
+    def usage(self, device: str) -> dict[str, Any]:
+        """Metadata after the work: device, precision, and peak memory in MiB (on the CPU, of the whole process)."""
+        return {"device": device, "precision": self.precision, "peak_memory_mb": round(peak_memory_mb(device), 1)}
+
+
+def peak_memory_mb(device: str = "cpu") -> float:
+    """Peak memory in MiB: allocated on the CUDA device since `runtime`, or resident in this process since it began."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

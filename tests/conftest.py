@@ -1,0 +1,31 @@
+"""What many tests share: small data with something to learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+
+def toy_interactions(n_users: int = 60, n_items: int = 24, seed: int = 0) -> pd.DataFrame:
+    """Users who walk round one of two circles of items; the last item is test, the one before it validation."""
+    rng = np.random.default_rng(seed)
+    half = n_items // 2
+    rows = []
+    for user in range(n_users):
+        start, side, length = rng.integers(half), user % 2, rng.integers(5, 10)
+        for position in range(length):
+            item = side * half + (start + position) % half
+            split = 2 if position == length - 1 else 1 if position == length - 2 else 0
+            rows.append((user, item, position, position, split))
+    table = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "position", "split"])
+    kinds = {"user_id": "int32", "item_id": "int32", "timestamp": "int64", "position": "int32", "split": "int8"}
+    return table.astype(kinds)
+
+
+@pytest.fixture(scope="session")
+def toy_data():
+    """`SequenceData` of `toy_interactions`: 60 users, 24 items."""
+    from recsys_dagster.training.data import SequenceData
+
+    return SequenceData.from_tables(toy_interactions(), n_users=60, n_items=24, max_length=6)

@@ -1,0 +1,179 @@
+"""The whole lineage on the generated datasets, through the command line, as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from assets import checks
+from assets.tables import TABLES, conform
+from recsys_dagster.definitions import defs
+from resources.storage import AssetStore, local_directory
+
+DATASETS = ("sample", "sample_622")
+
+
+class Home:
+    """A state directory in which both generated datasets have been materialized."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {**os.environ, "RECSYS_HOME": str(folder), "DAGSTER_HOME": str(folder / "dagster")}
+        self.store = AssetStore(root=str(folder / "assets"))
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        command = [sys.executable, "-m", "recsys_dagster.cli", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=self.env)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    def table(self, asset: str, dataset: str) -> pd.DataFrame:
+        return self.store.previous_table(asset, dataset)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Home:
+    home = Home(tmp_path_factory.mktemp("home"))
+    home.run("materialize", "--dataset", "sample", "--dataset", "sample_622")
+    return home
+
+
+@pytest.fixture
+def instance(home):
+    with dg.DagsterInstance.from_config(str(home.folder / "dagster")) as instance:
+        yield instance
+
+
+def test_both_partitions_of_every_asset_are_materialized(home, instance):
+    for key in defs.resolve_all_asset_keys():
+        assert instance.get_materialized_partitions(key) == set(DATASETS), key
+    assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS] * 2
+    parts = [path for path in home.folder.rglob("*") if path.name.endswith(".part") or path.parent.name == "staging"]
+    assert [path for path in parts if path.is_file()] == []
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_tables_have_the_documented_columns(home, dataset):
+    for name in TABLES:
+        table = home.table(name, dataset)
+        assert list(conform(table, name).columns) == list(table.columns)
+        assert len(table)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_check_passed(instance, dataset):
+    keys = list(defs.resolve_asset_graph().asset_check_keys)
+    for key in keys:
+        runs = instance.event_log_storage.get_asset_check_execution_history(key, limit=10)
+        states = {run.partition: run.status.value for run in runs}
+        assert states[dataset] == "SUCCEEDED", key
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_metadata_plots_and_tells(instance, dataset):
+    for key in defs.resolve_all_asset_keys():
+        wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[dataset])
+        (record, *_) = instance.fetch_materializations(wanted, limit=1).records
+        metadata = record.asset_materialization.metadata
+        numbers = [name for name, value in metadata.items() if isinstance(value.value, int | float)]
+        assert {"seconds", "bytes"} < set(numbers), key
+        assert len(json.dumps(metadata["config_fingerprint"].value)) == 14 if "config_fingerprint" in metadata else True
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey("coengagement_graph"), asset_partitions=[dataset])
+    (record, *_) = instance.fetch_materializations(wanted, limit=1).records
+    assert record.asset_materialization.metadata["degrees"].value.startswith("![")
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_our_models_beat_popularity_by_a_wide_margin(home, dataset):
+    rows = json.loads(home.run("leaderboard", "--dataset", dataset, "--json"))
+    assert {"model", "protocol", "candidates", "metric", "k", "value"} <= set(rows[0])
+    k = 20 if dataset.endswith("622") else 10
+    ndcg = {
+        row["model"]: row["value"]
+        for row in rows
+        if (row["metric"], row["k"], row["candidates"]) == ("NDCG", k, "full")
+    }
+    assert set(ndcg) == {"popularity", "sasrec", "larmi", "g2rec"}
+    for model in ("larmi", "g2rec"):
+        assert ndcg[model] > 1.5 * ndcg["popularity"], ndcg
+    assert "g2rec" in home.run("leaderboard")
+
+
+def test_planted_interests_are_recovered(instance):
+    key = dg.AssetCheckKey(dg.AssetKey("soft_memberships"), "planted_interests_recovered")
+    runs = instance.event_log_storage.get_asset_check_execution_history(key, limit=10)
+    for run in runs:
+        metadata = run.event.dagster_event.asset_check_evaluation_data.metadata
+        assert metadata["adjusted_mutual_information"].value > 0.5
+
+
+def test_recommend_shows_titles_and_agrees_with_the_stored_table(home):
+    users, items = home.table("users", "sample"), home.table("items", "sample")
+    user = users["source_key"].iloc[3]
+    stored = home.table("recommendations", "sample")
+    for model in ("larmi", "g2rec"):
+        found = home.run("recommend", "-d", "sample", "-m", model, "-u", user, "-n", "5", "--json")
+        rows = json.loads(found)
+        wanted = stored[(stored["model"] == model) & (stored["user_id"] == 3)].head(5)
+        assert [row["item"] for row in rows] == items["source_key"].to_numpy()[wanted["item_id"]].tolist()
+        assert all(row["title"] for row in rows)
+    assert "no such user" in home.run("recommend", "-d", "sample", "-u", "nobody", code=1)
+    assert "not a model" in home.run("recommend", "-d", "sample", "-m", "bert", "-u", user, code=1)
+
+
+def test_nothing_is_pickled(home):
+    suffixes = {path.suffix for path in (home.folder / "assets").rglob("*") if path.is_file()}
+    assert suffixes == {".parquet", ".safetensors", ".json", ".html", ""}
+    assert {path.name for path in (home.folder / "assets").rglob("*") if path.is_file() and not path.suffix} == {
+        "current"
+    }
+
+
+def test_report_makes_no_request(home):
+    page = home.store.path("interest_report", "sample", ".html").read_text(encoding="utf-8")
+    assert "<html" in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+
+
+# The tests below change the state, so they stand last.
+
+
+def test_second_night_keeps_prototype_ids(home):
+    before = home.table("prototypes", "sample")
+    home.run("materialize", "-d", "sample", "-s", "coengagement_graph", "-s", "prototypes", "-s", "interest_tokens")
+    after = home.table("prototypes", "sample")
+    assert set(after["prototype_id"]) <= set(before["prototype_id"])
+    assert (after["previous_id"] == after["prototype_id"]).all()
+    assert after["drift"].mean() < 0.1
+
+
+def test_leak_check_fails_on_a_real_test_edge(home):
+    users, log = home.table("users", "sample"), home.table("interactions", "sample")
+    graph = home.table("coengagement_graph", "sample")
+    train = log[log["split"] == 0].groupby("item_id")["user_id"].agg(set)
+    known = set(zip(graph["source"], graph["target"], strict=True))
+    last = log.groupby("user_id")["item_id"].agg(["first", "last"])
+    source, target = next(
+        pair
+        for pair in zip(last.min(axis=1), last.max(axis=1), strict=True)
+        if pair not in known and pair[0] != pair[1] and not train.get(pair[0], set()) & train.get(pair[1], set())
+    )
+    edge = pd.DataFrame({"source": [source], "target": [target], "weight": [1.0]}).astype(graph.dtypes.to_dict())
+    leaked = pd.concat([graph, edge]).sort_values(["source", "target"], ignore_index=True)
+
+    result = checks.graph_from_train(leaked, log, users, home.table("items", "sample"))
+    assert not result.passed
+    assert f"no user has both items of edge {source}-{target}" in result.description
+
+
+def test_model_directories_hold_no_leftovers(home):
+    for model in ("popularity", "sasrec", "larmi", "g2rec"):
+        directory = local_directory(home.store.path(f"{model}_model", "sample", ""))
+        assert {"model.safetensors", "config.json", "training.parquet"} <= {path.name for path in directory.iterdir()}
+    assert [path for path in (home.folder / "checkpoints").rglob("*") if path.is_file()] == []

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import linalg
+from scipy.stats import binom
+
+from recsys_dagster.data.histories import Histories
+from recsys_dagster.errors import RecsysError
+from recsys_dagster.g2rec.coengagement import (
+    CoengagementConfig,
+    adjacency,
+    build_graph,
+    graph_statistics,
+    sample_sizes,
+)
+
+
+def histories(sequences: list[list[int]], n_items: int) -> Histories:
+    indptr = np.concatenate([[0], np.cumsum([len(s) for s in sequences])]).astype(np.int64)
+    return Histories(indptr, np.array([i for s in sequences for i in s], dtype=np.int32), n_items)
+
+
+def as_dict(graph: pd.DataFrame) -> dict[tuple[int, int], float]:
+    return {(s, t): w for s, t, w in graph.itertuples(index=False)}
+
+
+def laplacian(graph: pd.DataFrame, n_items: int) -> np.ndarray:
+    matrix = adjacency(graph, n_items).toarray()
+    return np.diag(matrix.sum(axis=1)) - matrix
+
+
+def test_hand_value() -> None:
+    # User 0: {0, 1, 2}; user 1: {1, 2} with a repeat; user 2: one item, no pair.
+    graph = build_graph(histories([[2, 0, 1], [1, 2, 1], [3]], 5))
+    assert as_dict(graph) == {(0, 1): 1.0, (0, 2): 1.0, (1, 2): 2.0}
+    assert graph.dtypes.astype(str).to_dict() == {"source": "int32", "target": "int32", "weight": "float32"}
+    statistics = graph_statistics(graph, 5)
+    assert statistics["isolated_items"] == 2
+    assert statistics["total_weight"] == 4
+
+
+def test_weighting_hand_values() -> None:
+    log = histories([[2, 0, 1], [1, 2]], 3)
+    normalised = build_graph(log, CoengagementConfig(weighting="user_normalised"))
+    assert as_dict(normalised) == {(0, 1): 0.5, (0, 2): 0.5, (1, 2): 1.5}
+    assert as_dict(build_graph(log, CoengagementConfig(weighting="binary"))) == dict.fromkeys(as_dict(normalised), 1.0)
+
+
+def test_history_cap_keeps_the_most_recent_distinct_items() -> None:
+    # Newest first: 0, 3, 2, 1; item 0 also stands at the beginning, and its last occurrence counts.
+    graph = build_graph(histories([[0, 1, 2, 3, 3, 0]], 4), CoengagementConfig(max_history=3))
+    assert set(as_dict(graph)) == {(0, 2), (0, 3), (2, 3)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sequences=st.lists(st.lists(st.integers(0, 7), max_size=9), min_size=1, max_size=8),
+    cap=st.one_of(st.none(), st.integers(2, 5)),
+    chunk=st.integers(1, 40),
+)
+def test_exact_graph_equals_loops(sequences: list[list[int]], cap: int | None, chunk: int) -> None:
+    expected: dict[tuple[int, int], float] = {}
+    for sequence in sequences:
+        newest_first = list(dict.fromkeys(reversed(sequence)))
+        for pair in combinations(sorted(newest_first[:cap]), 2):
+            expected[pair] = expected.get(pair, 0.0) + 1.0
+    config = CoengagementConfig(max_history=cap, chunk_pairs=chunk)
+    if not expected:
+        with pytest.raises(RecsysError, match="empty"):
+            build_graph(histories(sequences, 8), config)
+        return
+    graph = build_graph(histories(sequences, 8), config)
+    assert as_dict(graph) == expected
+    keys = graph["source"].to_numpy() * 8 + graph["target"].to_numpy()
+    assert (np.diff(keys) > 0).all()
+    assert (graph["source"] < graph["target"]).all()
+
+
+def test_sample_sizes_follow_theorem_2() -> None:
+    m, exact = sample_sizes(np.array([0, 1, 2, 10, 5000]), 100, CoengagementConfig(epsilon=0.5, delta=0.1))
+    needed = math.ceil(2 * 5000 * (1 / 1.5 + 4) * math.log(2 * 100 / 0.1))
+    assert m.tolist() == [0, 0, 1, 45, needed]
+    assert exact.tolist() == [True, True, True, True, False]
+    m, exact = sample_sizes(np.array([3, 4, 9]), 100, CoengagementConfig(samples_per_user=6))
+    assert m.tolist() == [3, 6, 6]
+    assert exact.tolist() == [True, True, False]
+
+
+LONG = [list(range(12)), list(range(6, 20)), [0, 19, 3]]
+
+
+def test_sampling_is_seeded_and_independent_of_chunks() -> None:
+    log = histories(LONG, 20)
+    one, two = (build_graph(log, CoengagementConfig(samples_per_user=9, chunk_pairs=c), seed=3) for c in (1, 10**6))
+    pd.testing.assert_frame_equal(one, two)
+    assert not one.equals(build_graph(log, CoengagementConfig(samples_per_user=9), seed=4))
+    # Every user's total weight is that of the clique: C(12, 2) + C(14, 2) + 3.
+    assert one["weight"].sum() == pytest.approx(66 + 91 + 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("weighting", ["count", "user_normalised"])
+def test_sampling_is_unbiased(weighting: str) -> None:
+    log = histories(LONG, 20)
+    full = laplacian(build_graph(log, CoengagementConfig(weighting=weighting)), 20)
+    draws = [
+        laplacian(build_graph(log, CoengagementConfig(weighting=weighting, samples_per_user=20), seed=s), 20)
+        for s in range(400)
+    ]
+    error = np.std(draws, axis=0) / np.sqrt(len(draws))
+    assert (np.abs(np.mean(draws, axis=0) - full) <= 5 * error + 1e-6).all()
+    assert error.max() > 0
+
+
+@pytest.mark.parametrize("weighting", ["count", "user_normalised"])
+def test_theorem_2_holds_in_at_least_one_minus_delta_of_seeds(weighting: str) -> None:
+    # Histories long enough that Theorem 2 asks for fewer draws than the clique has pairs.
+    epsilon, delta, n_items, seeds = 0.9, 0.5, 90, 40
+    log = histories([list(range(70)), list(range(20, 90))], n_items)
+    config = CoengagementConfig(epsilon=epsilon, delta=delta, weighting=weighting)
+    assert not sample_sizes(np.array([70]), n_items, config)[1].any()
+    full = laplacian(build_graph(log, CoengagementConfig(samples_per_user=10**6, weighting=weighting)), n_items)
+    # On the complement of the constant vector, the null space of both (the graph is connected).
+    basis = linalg.null_space(np.ones((1, n_items)))
+    held = worst = 0.0
+    for seed in range(seeds):
+        sampled = laplacian(build_graph(log, config, seed=seed), n_items)
+        values = linalg.eigvalsh(basis.T @ sampled @ basis, basis.T @ full @ basis)
+        held += 1 - epsilon <= values[0] and values[-1] <= 1 + epsilon
+        worst = max(worst, abs(values - 1).max())
+    assert held >= binom.ppf(1e-6, seeds, 1 - delta)
+    assert held >= (1 - delta) * seeds
+    assert worst > 0.05  # it was indeed sampled
+
+
+def test_adjacency_rejects_unsound_graphs() -> None:
+    good = pd.DataFrame({"source": [0, 1], "target": [1, 2], "weight": [1.0, 2.0]})
+    matrix = adjacency(good, 3).toarray()
+    np.testing.assert_array_equal(matrix, [[0, 1, 0], [1, 0, 2], [0, 2, 0]])
+    for change, message in [
+        ({"weight": [1.0, np.nan]}, "Row 1 .*finite"),
+        ({"weight": [0.0, 1.0]}, "Row 0 .*finite"),
+        ({"target": [1, 1]}, "self-loop"),
+        ({"target": [1, 3]}, "outside the catalogue"),
+        ({"source": [0, 0], "target": [1, 1]}, "repeats 1 of its 2 edges"),
+    ]:
+        with pytest.raises(RecsysError, match=message):
+            adjacency(good.assign(**change), 3)
+    with pytest.raises(RecsysError, match="no edges"):
+        adjacency(good.iloc[:0], 3)

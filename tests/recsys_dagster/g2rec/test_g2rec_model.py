@@ -1,0 +1,162 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from recsys_dagster.data.histories import TEST
+from recsys_dagster.errors import RecsysError
+from recsys_dagster.g2rec.backbone import Backbone
+from recsys_dagster.g2rec.config import G2RecConfig
+from recsys_dagster.g2rec.model import G2Rec, profile_arrays, train_g2rec
+from recsys_dagster.models import load_model
+from recsys_dagster.training.batching import SequenceBatch, pad
+from recsys_dagster.training.loop import validation_ndcg
+from recsys_dagster.training.runtime import Runtime
+
+SMALL = G2RecConfig(dimension=16, heads=2, layers=1, dropout=0.0, epochs=4, patience=4, batch_size=16, learning_rate=3e-3)
+
+
+def memberships(n_items=24):
+    """Two levels: prototypes 0 and 1 softly by half, prototypes 10, 11, 12 by thirds."""
+    rows = []
+    for item in range(n_items):
+        own = int(item >= n_items // 2)
+        rows += [(item, 0, own, 0.75), (item, 0, 1 - own, 0.25), (item, 1, 10 + item % 3, 1.0)]
+    return pd.DataFrame(rows, columns=["item_id", "level", "prototype_id", "probability"])
+
+
+def build(data, **changes):
+    torch.manual_seed(0)
+    columns, weights, ends, ids = profile_arrays(memberships(), data.n_items)
+    model = G2Rec(
+        SMALL.model_copy(update=changes), n_items=data.n_items, max_length=data.max_length,
+        prototypes=len(ids), levels=len(ends), width=columns.shape[1],
+    )  # fmt: skip
+    model.profile_columns.copy_(torch.from_numpy(columns))
+    model.profile_weights.copy_(torch.from_numpy(weights))
+    model.level_ends.copy_(torch.from_numpy(ends))
+    return model.eval()
+
+
+def dense_p(level):
+    """P of one level, [N, C]."""
+    table = memberships()
+    table = table[table["level"] == level]
+    return table.pivot_table(index="item_id", columns="prototype_id", values="probability", fill_value=0.0).to_numpy()
+
+
+def train_batch(data, n=12):
+    whole = pad(data.train, np.arange(n), data.max_length + 1)
+    return SequenceBatch(whole.users, whole.items[:, :-1], whole.lengths - 1, whole.items[:, 1:])
+
+
+def test_profiles_are_the_sparse_product(toy_data):
+    model = build(toy_data)
+    v = model.prototypes.detach().numpy()
+    want = (dense_p(0) @ v[:2] + dense_p(1) @ v[2:]) / 2
+    np.testing.assert_allclose(model.profiles().detach().numpy(), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "fused"])
+def test_loss_equals_the_equations_one_position_at_a_time(toy_data, layout):
+    model = build(toy_data, layout=layout, profile_weight=0.7)
+    batch = train_batch(toy_data)
+    got, parts = model.loss(batch, 0)
+    y = model.profiles()
+    item_losses, profile_losses = [], []
+    for row in range(len(batch.users)):
+        items = [*batch.items[row, : batch.lengths[row]].tolist(), int(batch.targets[row, batch.lengths[row] - 1])]
+        if layout == "interleaved":
+            tokens = torch.stack([t for i in items for t in (model.items.weight[i], y[i])])[None]
+        else:
+            tokens = torch.stack([model.items.weight[i] + y[i] for i in items])[None]
+        for t in range(1, len(items) + 1):  # t as in the paper
+            if layout == "interleaved":
+                before = model.backbone(tokens[:, : 2 * t - 1])[0, -1]  # R up to 2t: BOS .. x_t
+                after = model.backbone(tokens[:, : 2 * t])[0, -1]  # R up to 2t + 1: BOS .. y_t
+            else:
+                before = model.backbone(tokens[:, : t - 1])[0, -1]
+                after = model.backbone(tokens[:, :t])[0, -1]
+            logits = model.prototypes @ before
+            by_level = [
+                -(torch.tensor(dense_p(level)[items[t - 1]], dtype=torch.float32) * part.log_softmax(0)).sum()
+                for level, part in enumerate((logits[:2], logits[2:]))
+            ]
+            profile_losses.append(torch.stack(by_level).mean())
+            if t < len(items):
+                item_losses.append(-((model.items.weight + y) @ after).log_softmax(0)[items[t]])
+    item_loss, profile_loss = torch.stack(item_losses).mean(), torch.stack(profile_losses).mean()
+    assert parts["item_loss"] == pytest.approx(item_loss.item(), rel=1e-4)
+    assert parts["profile_loss"] == pytest.approx(profile_loss.item(), rel=1e-4)
+    torch.testing.assert_close(got, item_loss + 0.7 * profile_loss, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "fused"])
+def test_padding_and_company_change_no_score(toy_data, layout):
+    model = build(toy_data, layout=layout)
+    history = toy_data.history(TEST)
+    together = model.score(np.arange(20), history)
+    assert torch.equal(together, model.score(np.arange(20), history))
+    alone = torch.cat([model.score(np.array([user]), history) for user in range(20)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def tokens(data):
+    rng = np.random.default_rng(0)
+    ids = np.array([12, 0, 11, 10, 1])  # in another order than the columns of P
+    return {
+        "prototype_ids": ids,
+        "prototype_embeddings": np.repeat(ids[:, None], 16, 1).astype(np.float32) / 10,
+        "item_tokens": rng.normal(size=(data.n_items, 16)).astype(np.float32),
+    }
+
+
+def test_training_starts_from_the_tokens_learns_and_is_read_back(toy_data, tmp_path, monkeypatch):
+    from recsys_dagster.g2rec import model as module
+
+    started = {}
+    real = module.fit
+
+    def spy(model, *arguments, **named):
+        started["items"], started["prototypes"] = model.items.weight.clone(), model.prototypes.clone()
+        return real(model, *arguments, **named)
+
+    monkeypatch.setattr(module, "fit", spy)
+    embeddings = np.random.default_rng(1).normal(size=(24, 16)).astype(np.float32)
+    facts = train_g2rec(toy_data, memberships(), tokens(toy_data), embeddings, SMALL, Runtime(), tmp_path / "g2rec")
+    assert started["items"].detach().numpy().tolist() == embeddings.tolist()
+    torch.testing.assert_close(started["prototypes"][:, 0], torch.tensor([0, 1, 10, 11, 12]) / 10)
+    curve = pd.read_parquet(tmp_path / "g2rec" / "training.parquet")
+    assert curve["item_loss"].iloc[-1] < curve["item_loss"].iloc[0]
+    assert validation_ndcg(load_model(tmp_path / "g2rec"), toy_data) == pytest.approx(facts["validation_ndcg"])
+
+
+def test_lora_over_a_pretrained_model_from_disk(toy_data, tmp_path):
+    from transformers import LlamaConfig, LlamaModel
+
+    base = LlamaConfig(
+        vocab_size=20, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, bos_token_id=1
+    )
+    torch.manual_seed(3)
+    LlamaModel(base).save_pretrained(tmp_path / "base")
+    config = SMALL.model_copy(update={"backbone": str(tmp_path / "base"), "lora_rank": 4, "epochs": 2})
+    backbone = Backbone(config, max_tokens=20)
+    trainable = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    assert trainable
+    assert all("lora_" in name or name.startswith(("enter", "leave")) for name in trainable)
+    facts = train_g2rec(
+        toy_data, memberships(), tokens(toy_data), np.zeros((24, 16), np.float32) + 0.1, config, Runtime(),
+        tmp_path / "g2rec",
+    )  # fmt: skip
+    from safetensors.torch import load_file
+
+    stored = load_file(tmp_path / "g2rec" / "model.safetensors")
+    assert any("lora_B" in name and tensor.abs().max() > 0 for name, tensor in stored.items())
+    assert not any("base_layer" in name for name in stored)  # the pretrained weights stay where they are
+    assert validation_ndcg(load_model(tmp_path / "g2rec"), toy_data) == pytest.approx(facts["validation_ndcg"])
+
+
+def test_a_backbone_that_is_not_there_is_a_clear_error(tmp_path):
+    config = SMALL.model_copy(update={"backbone": str(tmp_path / "nothing")})
+    with pytest.raises(RecsysError, match="backbone"):
+        Backbone(config, max_tokens=10)

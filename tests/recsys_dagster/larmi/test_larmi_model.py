@@ -1,0 +1,157 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from recsys_dagster.data.histories import TEST
+from recsys_dagster.larmi.config import LARMIConfig
+from recsys_dagster.larmi.model import LARMI, cluster_table, train_larmi
+from recsys_dagster.models import load_model
+from recsys_dagster.training.batching import SequenceBatch, pad
+from recsys_dagster.training.runtime import Runtime
+
+N_ITEMS = 24
+SMALL = LARMIConfig(dimension=8, dropout=0.0, interests=3, epochs=5, patience=5, batch_size=16, learning_rate=3e-3)
+
+
+def clusters_of(data):
+    """Each user's train items in two clusters by parity; item 0 stands in both."""
+    rows = []
+    for user in range(data.n_users):
+        for item in dict.fromkeys(data.train.of(user).tolist()):
+            rows.append((user, item % 2, "even or odd", item, "local"))
+            if item == 0:
+                rows.append((user, 1, "even or odd", item, "local"))
+    return pd.DataFrame(rows, columns=["user_id", "cluster", "label", "item_id", "source"])
+
+
+def build(data, **changes):
+    torch.manual_seed(0)
+    keys, values = cluster_table(clusters_of(data), data.n_items)
+    config = SMALL.model_copy(update=changes)
+    model = LARMI(config, n_items=data.n_items, max_length=data.max_length, memberships=len(keys))
+    model.cluster_keys.copy_(keys)
+    model.cluster_values.copy_(values)
+    return model.eval()
+
+
+def slow_interests(model, items, clusters):
+    """Eq. 2-4, 14 and 15 for one history, with loops."""
+    v = model.items.weight.detach().double().numpy()[items]
+    w, b = model.attention.weight.detach().double().numpy()[0], model.attention.bias.item()
+    w1 = model.alignment.weight.detach().double().numpy()
+    big_w = model.capsule_map.weight.detach().double().numpy()
+    k_all = min(model.config.interests, len(items))
+    h = []
+    for members in clusters:
+        weights = np.array([np.exp(w @ v[j] + b) for j in members])
+        h.append(sum(a * v[j] for a, j in zip(weights / weights.sum(), members, strict=True)))
+    g = model.routing_logits.double().numpy()[: len(items), :k_all].copy()
+    for turn in range(model.config.routing_rounds):
+        m = np.zeros((k_all, v.shape[1]))
+        for j in range(len(items)):
+            route = np.exp(g[j]) / np.exp(g[j]).sum()
+            for k in range(k_all):
+                m[k] += route[k] * (big_w @ v[j])
+        if turn < model.config.routing_rounds - 1:
+            for k in range(k_all):
+                norm = np.linalg.norm(m[k])
+                e = norm**2 / (norm**2 + 1) * m[k] / norm
+                for j in range(len(items)):
+                    g[j, k] += (big_w @ v[j]) @ e
+    o = []
+    for k in range(k_all):
+        scores = np.array([np.exp(m[k] @ np.tanh(w1 @ hf)) for hf in h])
+        o.append(m[k] + sum(s * hf for s, hf in zip(scores / scores.sum(), h, strict=True)))
+    return np.array(o), v
+
+
+def test_interests_and_scores_equal_the_equations(toy_data):
+    model = build(toy_data)
+    table = clusters_of(toy_data)
+    history = toy_data.history(TEST)
+    for user in range(8):
+        items = history.of(user)[-toy_data.max_length :]
+        own = table[table["user_id"] == user]
+        groups = [[j for j, i in enumerate(items) if i in set(own.loc[own["cluster"] == f, "item_id"])] for f in (0, 1)]
+        known = set(own["item_id"])
+        groups += [[j] for j, i in enumerate(items) if i not in known]  # the validation item came later
+        o, _ = slow_interests(model, items, [g for g in groups if g])
+        want = (o @ model.items.weight.detach().double().numpy().T).max(0)  # Eq. 11
+        got = model.score(np.array([user]), history)[0].numpy()
+        np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-4)
+
+
+def test_every_prefix_in_training_is_what_scoring_that_prefix_gives(toy_data):
+    model = build(toy_data)
+    user = int(np.argmax(toy_data.train.lengths))
+    whole = pad(toy_data.train, np.array([user]), toy_data.max_length)
+    interests, valid = model.interests(whole)
+    for t in range(int(whole.lengths[0])):
+        prefix = SequenceBatch(whole.users, whole.items[:, : t + 1], torch.tensor([t + 1]))
+        alone, alone_valid = model.user_interests(prefix)
+        assert torch.equal(valid[:, t], alone_valid)
+        assert int(alone_valid.sum()) == min(SMALL.interests, t + 1)
+        torch.testing.assert_close(interests[:, t], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prefix_does_not_see_later_items(toy_data):
+    model = build(toy_data)
+    user = int(np.argmax(toy_data.train.lengths))
+    batch = pad(toy_data.train, np.array([user]), toy_data.max_length)
+    changed = batch.items.clone()
+    changed[0, -1] = (changed[0, -1] + 5) % N_ITEMS
+    before, _ = model.interests(batch)
+    after, _ = model.interests(SequenceBatch(batch.users, changed, batch.lengths))
+    torch.testing.assert_close(before[:, :-1], after[:, :-1])
+    assert not torch.allclose(before[:, -1], after[:, -1])
+
+
+def test_padding_and_company_change_no_score(toy_data):
+    model = build(toy_data)
+    history = toy_data.history(TEST)
+    together = model.score(np.arange(30), history)
+    assert torch.equal(together, model.score(np.arange(30), history))  # two evaluations of one model
+    alone = torch.cat([model.score(np.array([user]), history) for user in range(30)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_ablations_switch_their_part_off(toy_data):
+    history, users = toy_data.history(TEST), np.arange(10)
+    full = build(toy_data).score(users, history)
+    without_semantic, without_capsules = build(toy_data, semantic=False), build(toy_data, collaborative=False)
+    assert not torch.allclose(full, without_semantic.score(users, history))
+    assert not torch.allclose(full, without_capsules.score(users, history))
+    with torch.no_grad():  # what an ablation leaves out has no influence on it
+        without_semantic.attention.weight.mul_(3)
+        before = without_capsules.score(users, history)
+        without_capsules.capsule_map.weight.mul_(3)
+    torch.testing.assert_close(without_capsules.score(users, history), before)
+
+
+def test_the_contrastive_loss_comes_every_round_of_one_over_lambda_steps(toy_data):
+    from recsys_dagster.larmi.contrastive import contrastive_loss, synthesized_users
+
+    table = pd.DataFrame(
+        [(0, i // 4, i) for i in range(8)] + [(5, i % 3, i) for i in range(9)], columns=["user_id", "cluster", "item_id"]
+    )
+    model, bare = build(toy_data, contrastive_weight=0.3), build(toy_data, contrastive_weight=0.0)
+    model.synthesized = bare.synthesized = synthesized_users(table)
+    batch = pad(toy_data.train, np.arange(10), 6)
+    batch = SequenceBatch(batch.users, batch.items[:, :-1], (batch.lengths - 1).clamp(min=1), batch.items[:, 1:])
+    extra = contrastive_loss(model.items.weight, model.synthesized, SMALL.contrastive_temperature).item()
+    for step in range(7):
+        difference = model.loss(batch, step)[0].item() - bare.loss(batch, step)[0].item()
+        assert difference == pytest.approx(extra if step % 3 == 0 else 0.0, abs=1e-5)
+
+
+def test_training_learns_and_the_directory_scores_the_same(toy_data, tmp_path):
+    table = clusters_of(toy_data)
+    representative = table[table["user_id"] < 5]
+    facts = train_larmi(toy_data, table, representative, SMALL, Runtime(), tmp_path / "larmi")
+    assert facts["synthesized_users"] == 5
+    curve = pd.read_parquet(tmp_path / "larmi" / "training.parquet")["validation_ndcg"]
+    assert curve.max() > curve.iloc[0]
+    from recsys_dagster.training.loop import validation_ndcg
+
+    assert validation_ndcg(load_model(tmp_path / "larmi"), toy_data) == pytest.approx(facts["validation_ndcg"])

@@ -1,0 +1,141 @@
+import subprocess
+import sys
+from datetime import datetime
+
+import dagster as dg
+import pytest
+
+from assets.partitions import datasets
+from assets.tables import TABLES
+from recsys_dagster.automation import nightly_recluster
+from recsys_dagster.definitions import build_definitions, defs
+from resources.gpu import GpuResource
+from resources.storage import AssetStore
+
+LINEAGE = {
+    "data": {"raw_interactions", "raw_items", "interactions", "users", "items", "negatives"},
+    "larmi": {"user_clusters", "user_cliques", "representative_users", "representative_clusters", "larmi_model"},
+    "g2rec": {
+        "coengagement_graph", "soft_memberships", "prototypes", "item_embeddings", "interest_tokens", "g2rec_model",
+    },
+    "baselines": {"popularity_model", "sasrec_model"},
+    "evaluation": {"metrics", "user_metrics", "leaderboard", "recommendations", "interest_report"},
+}  # fmt: skip
+
+
+def test_loading_is_quick_and_leaves_heavy_packages_out():
+    code = (
+        "import sys, time, recsys_dagster.definitions\n"
+        "heavy = ['torch', 'torch_geometric', 'transformers', 'sklearn', 'matplotlib', 'igraph', 'openai']\n"
+        "print(time.process_time(), [name for name in heavy if name in sys.modules])"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(2)]
+    assert all(run.returncode == 0 for run in runs), runs[0].stderr
+    outputs = [run.stdout.strip().split(" ", 1) for run in runs]
+    assert outputs[0][1] == "[]"
+    # Processor seconds of the quicker one: the machine may be busy with other things.
+    assert min(float(seconds) for seconds, _ in outputs) < 3.0
+
+
+def test_loading_says_nothing():
+    code = "import recsys_dagster.definitions as d, dagster; dagster.Definitions.validate_loadable(d.defs)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("", "")
+
+
+def test_every_asset_of_the_lineage_is_there_and_described():
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+    groups: dict[str, set[str]] = {}
+    for name, spec in specs.items():
+        groups.setdefault(spec.group_name, set()).add(name)
+        assert spec.description, name
+        assert list(spec.owners) == ["team:recsys"], name
+        assert spec.code_version, name
+        assert spec.kinds, name
+        assert spec.partitions_def == datasets, name
+        assert ("dagster/column_schema" in spec.metadata) == (name in TABLES), name
+    assert groups == LINEAGE
+    assert set(TABLES) <= set(specs)
+
+
+def test_equations_stand_in_the_descriptions():
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+    for name in LINEAGE["larmi"] | {"coengagement_graph", "soft_memberships", "interest_tokens", "g2rec_model"}:
+        assert "Eq. " in str(specs[name].description), name
+
+
+def test_checks_are_partitioned_and_blocking():
+    graph = defs.resolve_asset_graph()
+    checks = {key.name: graph.get_check_spec(key) for key in graph.asset_check_keys}
+    assert len(checks) >= 12
+    assert {name for name, spec in checks.items() if not spec.blocking} == {"planted_interests_recovered"}
+    assert all(spec.partitions_def == datasets and spec.description for spec in checks.values())
+    checked = {spec.asset_key.to_user_string() for spec in checks.values()}
+    assert {
+        "interactions",
+        "user_clusters",
+        "user_cliques",
+        "coengagement_graph",
+        "soft_memberships",
+        "metrics",
+    } <= checked
+
+
+def test_pools_keep_trainings_and_language_models_apart():
+    graph = defs.resolve_asset_graph()
+    pools = {key.to_user_string(): graph.get(key).pools for key in graph.get_all_asset_keys()}
+    assert {name for name, pool in pools.items() if pool == {"llm"}} == {"user_clusters", "representative_clusters"}
+    assert {"larmi_model", "g2rec_model", "sasrec_model"} <= {name for name, pool in pools.items() if pool == {"gpu"}}
+
+
+def test_jobs_cover_what_they_say():
+    assert {"full_lineage", "recluster", "train"} <= {job.name for job in defs.resolve_all_job_defs()}
+    made = {name: _assets_of(name) for name in ("full_lineage", "recluster", "train")}
+    assert made["full_lineage"] == set().union(*LINEAGE.values())
+    assert made["recluster"] == {"coengagement_graph", "soft_memberships", "prototypes", "interest_tokens"}
+    assert {"sasrec_model", "larmi_model", "g2rec_model", "leaderboard"} <= made["train"]
+    assert not made["train"] & LINEAGE["data"]
+
+
+def _assets_of(job: str) -> set[str]:
+    return {key.to_user_string() for key in defs.resolve_job_def(job).asset_layer.selected_asset_keys}
+
+
+def _materialize(instance: dg.DagsterInstance, asset: str, partition: str) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization(asset_key=asset, partition=partition))
+
+
+def test_nightly_schedule_asks_for_one_run_per_ready_dataset():
+    with dg.instance_for_test() as instance:
+        night = datetime(2026, 1, 2, 2, 0)
+
+        def tick():
+            context = dg.build_schedule_context(
+                instance=instance, scheduled_execution_time=night, repository_def=defs.get_repository_def()
+            )
+            return nightly_recluster.evaluate_tick(context)
+
+        assert tick().run_requests == []
+        assert "full_lineage" in tick().skip_message
+        for partition in ("sample_622", "sample"):
+            _materialize(instance, "interactions", partition)
+            _materialize(instance, "item_embeddings", partition)
+        _materialize(instance, "interactions", "beauty")  # no model yet, so nothing to make tokens of
+        requests = tick().run_requests
+        assert [request.partition_key for request in requests] == ["sample", "sample_622"]
+        assert [request.run_key for request in requests] == ["2026-01-02-sample", "2026-01-02-sample_622"]
+    assert nightly_recluster.cron_schedule == "0 2 * * *"
+    assert nightly_recluster.default_status == dg.DefaultScheduleStatus.STOPPED
+
+
+def test_resource_overrides_replace_defaults_and_move_the_io_managers(tmp_path):
+    custom = build_definitions({"store": AssetStore(root=str(tmp_path)), "gpu": GpuResource(device="cpu", seed=5)})
+    assert custom.resources["gpu"].seed == 5
+    assert custom.resources["io_manager"].store.root == str(tmp_path)
+    assert custom.resources["directory_io"].store.root == str(tmp_path)
+    assert build_definitions().resources["gpu"].seed == 0
+
+
+def test_unknown_override_is_refused():
+    with pytest.raises(KeyError, match="unknown resources gpus; expected some of store"):
+        build_definitions({"gpus": GpuResource()})

@@ -1,0 +1,88 @@
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from resources.compute import ComputeResource
+from resources.gpu import GpuResource
+from resources.llm import LlmResource
+
+
+def square(value: int) -> int:
+    return value * value
+
+
+def test_cpu_needs_no_torch_and_passes_settings_on():
+    runtime = GpuResource(device="cpu", precision="bf16", seed=7, deterministic=False, compile=True).runtime()
+    assert runtime == {"device": "cpu", "precision": "bf16", "compile": True, "seed": 7, "deterministic": False}
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", ""])
+def test_unknown_device_is_refused_with_the_choices(device):
+    with pytest.raises(ValidationError, match="expected auto, cpu, cuda"):
+        GpuResource(device=device)
+
+
+def test_absent_device_is_an_error_not_a_silent_cpu():
+    torch = pytest.importorskip("torch")
+    absent = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(ValueError, match=f"gpu.device is '{absent}'.*set it to auto or cpu"):
+        GpuResource(device=absent).resolve()
+    assert GpuResource(device="auto").resolve() == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_usage_reports_device_and_memory():
+    usage = GpuResource(device="cpu").usage("cpu")
+    assert usage["device"] == "cpu"
+    assert 10 < usage["peak_memory_mb"] < 100_000
+
+
+def test_key_is_never_part_of_the_resource(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "sk-secret-value")
+    llm = LlmResource(backend="openai", api_key_env="SOME_KEY", base_url="http://localhost:1/v1")
+    assert llm.settings()["api_key_env"] == "SOME_KEY"
+    assert "secret" not in repr(llm) + str(llm) + str(llm.describe()) + str(llm.settings()) + llm.model_dump_json()
+
+
+def test_settings_are_what_the_client_takes():
+    from recsys_dagster.larmi.openai_clusterer import OpenAISettings
+
+    assert OpenAISettings(**LlmResource().settings()) == OpenAISettings()
+    assert set(LlmResource().settings()) == set(OpenAISettings.model_fields)
+
+
+def test_a_key_in_place_of_its_name_is_refused_without_repeating_it():
+    with pytest.raises(ValidationError) as caught:
+        LlmResource(backend="openai", api_key_env="sk-abcdef123")
+    assert "NAME of an environment variable" in str(caught.value)
+    assert "sk-abcdef123" not in str(caught.value)
+
+
+def test_cache_lies_under_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECSYS_HOME", str(tmp_path))
+    assert LlmResource().cache_path() == tmp_path / "cache" / "llm.sqlite"
+    assert LlmResource(cache=str(tmp_path / "x.db")).cache_path() == tmp_path / "x.db"
+
+
+def test_compute_keeps_the_order_and_processes_change_nothing():
+    values = list(range(7))
+    expected = [value * value for value in values]
+    assert ComputeResource().map(square, values) == expected
+    assert ComputeResource(processes=2).map(square, values) == expected
+
+
+def test_ray_is_reserved_and_others_unknown():
+    with pytest.raises(ValidationError, match="'ray' is not built yet; set it to 'local'"):
+        ComputeResource(engine="ray")
+    with pytest.raises(ValidationError, match="expected 'local'"):
+        ComputeResource(engine="spark")
+
+
+def test_resources_import_nothing_heavy():
+    import subprocess
+
+    code = (
+        "import resources.gpu, resources.llm, resources.compute, resources.storage, sys; print('torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"

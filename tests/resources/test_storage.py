@@ -1,0 +1,177 @@
+import os
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pytest
+from upath import UPath
+
+from resources import storage
+from resources.storage import AssetStore, StoreIOManager, io_managers, local_directory, write_atomically
+
+PARTS = dg.StaticPartitionsDefinition(["a", "b"])
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path, monkeypatch) -> AssetStore:
+    monkeypatch.setenv("RECSYS_HOME", str(tmp_path / "home"))
+    if request.param == "local":
+        return AssetStore(root=str(tmp_path / "store"))
+    return AssetStore(root=f"memory://{tmp_path.name}")
+
+
+def round_trip(store: AssetStore, form: str, value, partition: str = "a"):
+    manager = StoreIOManager(store=store, form=form).create_io_manager(dg.build_init_resource_context())
+    key = dg.AssetKey("thing")
+    out = dg.build_output_context(asset_key=key, partition_key=partition, asset_partitions_def=PARTS)
+    manager.handle_output(out, value)
+    into = dg.build_input_context(asset_key=key, partition_key=partition, asset_partitions_def=PARTS)
+    return manager.load_input(into), out
+
+
+def files(store: AssetStore) -> set[str]:
+    base = store.base()
+    return {str(path.path).removeprefix(str(base.path)).lstrip("/") for path in base.rglob("*") if path.is_file()}
+
+
+def test_table_round_trip_keeps_types_and_lies_at_a_readable_key(store):
+    frame = pd.DataFrame(
+        {
+            "user_id": np.array([0, 1], dtype=np.int32),
+            "label": ["x", ""],
+            "members": [np.array([1, 2], dtype=np.int32), np.array([], dtype=np.int32)],
+        }
+    )
+    loaded, out = round_trip(store, "parquet", frame)
+    assert loaded.dtypes["user_id"] == np.int32
+    assert [list(values) for values in loaded["members"]] == [[1, 2], []]
+    assert loaded["members"].iloc[0].dtype == np.int32
+    assert files(store) == {"thing/a.parquet"}
+    assert str(store.path("thing", "a")) == str(out.get_logged_metadata()["path"].value)
+    pd.testing.assert_frame_equal(store.previous_table("thing", "a"), loaded)
+    assert store.previous_table("thing", "b") is None
+
+
+def test_tensors_json_and_text_round_trip(store):
+    tensors = {"y": np.arange(6, dtype=np.float32).reshape(2, 3)[:, ::2], "ids": np.array([3], dtype=np.int32)}
+    loaded, _ = round_trip(store, "safetensors", tensors)
+    np.testing.assert_array_equal(loaded["y"], tensors["y"])
+    assert loaded["ids"].dtype == np.int32
+    rows = {"rows": [{"value": 0.5, "title": "Käse"}]}
+    assert round_trip(store, "json", rows)[0] == rows
+    assert round_trip(store, "html", "<p>é</p>")[0] == "<p>é</p>"
+    assert files(store) == {"thing/a.safetensors", "thing/a.json", "thing/a.html"}
+
+
+def test_json_refuses_nan(store):
+    with pytest.raises(ValueError, match="Out of range float"):
+        round_trip(store, "json", {"value": float("nan")})
+
+
+def test_directory_round_trip_switches_version_and_prunes(store, tmp_path):
+    seen = []
+    for number in range(4):
+        source = store.staging("thing", "a")
+        (source / "model.bin").write_text(str(number))
+        loaded, out = round_trip(store, "directory", source)
+        assert (loaded / "model.bin").read_text() == str(number)
+        assert out.get_logged_metadata()["bytes"].value == 1
+        assert not source.exists()
+        seen.append(loaded.name)
+        kept = {name.split("/")[2] for name in files(store) if name.count("/") == 3}
+        assert kept == set(seen[-2:])
+    assert len(set(seen)) == 4
+
+
+def test_directory_load_of_nothing_says_what_to_do(store):
+    with pytest.raises(FileNotFoundError, match="materialize thing for a first"):
+        local_directory(store.path("thing", "a", ""))
+
+
+@pytest.mark.parametrize("form", ["parquet", "safetensors", "directory", "json", "html"])
+def test_missing_input_is_said_in_words(store, form):
+    manager = StoreIOManager(store=store, form=form).create_io_manager(dg.build_init_resource_context())
+    into = dg.build_input_context(asset_key=dg.AssetKey("thing"), partition_key="b", asset_partitions_def=PARTS)
+    with pytest.raises(FileNotFoundError, match=r"thing has not been materialized for b\. To mend: recsys-dagster mat"):
+        manager.load_input(into)
+
+
+def test_empty_directory_is_refused(store):
+    with pytest.raises(FileNotFoundError, match="not a directory with files"):
+        round_trip(store, "directory", store.staging("thing", "a"))
+
+
+def test_failed_write_keeps_the_old_value_and_leaves_nothing(store):
+    path = store.path("thing", "a", ".txt")
+    write_atomically(path, lambda local: local.write_text("old"))
+
+    def half(local: Path) -> None:
+        local.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, half)
+    assert path.read_text() == "old"
+    assert files(store) == {"thing/a.txt"}
+
+
+def test_reader_sees_old_value_while_a_write_is_under_way(tmp_path):
+    path = UPath(tmp_path / "value.txt")
+    write_atomically(path, lambda local: local.write_text("old"))
+
+    def write(local: Path) -> None:
+        local.write_text("new, but only in part")
+        assert path.read_text() == "old"
+
+    write_atomically(path, write)
+    assert path.read_text() == "new, but only in part"
+
+
+def test_directory_whose_switch_fails_stays_at_the_old_version(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECSYS_HOME", str(tmp_path))
+    store = AssetStore(root=str(tmp_path / "store"))
+    source = store.staging("thing", "a")
+    (source / "f").write_text("old")
+    round_trip(store, "directory", source)
+    source = store.staging("thing", "a")
+    (source / "f").write_text("new")
+    monkeypatch.setattr(storage, "write_atomically", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+    with pytest.raises(OSError, match="killed"):
+        round_trip(store, "directory", source)
+    assert (local_directory(store.path("thing", "a", "")) / "f").read_text() == "old"
+
+
+def test_abandoned_parts_are_removed_after_a_day(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECSYS_HOME", str(tmp_path))
+    old, fresh = tmp_path / ".t.txt.aaaa.part", tmp_path / ".t.txt.bbbb.part"
+    for path in (old, fresh):
+        path.write_text("x")
+    os.utime(old, (1, 1))
+    write_atomically(UPath(tmp_path / "t.txt"), lambda local: local.write_text("y"))
+    assert not old.exists()
+    assert fresh.exists()
+    stale = AssetStore().staging("m", "a")
+    os.utime(stale, (1, 1))
+    again = AssetStore().staging("m", "a")
+    assert again.is_dir()
+    assert not stale.exists()
+
+
+def test_default_root_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECSYS_HOME", str(tmp_path / "here"))
+    assert AssetStore().path("users", "sample").path == str(tmp_path / "here" / "assets" / "users" / "sample.parquet")
+    monkeypatch.delenv("RECSYS_HOME")
+    monkeypatch.chdir(tmp_path)
+    assert storage.home() == tmp_path / ".recsys"
+
+
+def test_unknown_form_and_wrong_value_are_refused(store):
+    with pytest.raises(ValueError, match="storage form 'pickle' is not known"):
+        StoreIOManager(store=store, form="pickle").create_io_manager(dg.build_init_resource_context())
+    with pytest.raises(TypeError, match="thing: expected a DataFrame, found dict"):
+        round_trip(store, "parquet", {})
+
+
+def test_every_form_has_a_manager(store):
+    assert set(io_managers(store)) == {"io_manager", "safetensors_io", "directory_io", "json_io", "html_io"}
