@@ -115,14 +115,11 @@ def representative_users(
     `w_j = 1 + (users with item j) / (all interactions)` (Eq. 7). Solved by CardNN (GraphSAGE scores, exact dual of the
     cardinality constraint, Gumbel noise, homotopy) or lazily evaluated greedy, both finished by a swap local search.
     """
-    from recsys_dagster.larmi.max_cover.solve import selection_table, solve
-
-    from recsys_dagster.larmi.max_cover.instance import build_instance
+    from recsys_dagster.larmi.max_cover import build_instance, selection_table, solve
 
     watch = Stopwatch()
     instance = build_instance(user_cliques, train_histories(interactions, users, items), config)
-    selection = solve(instance, config)
-    table = selection_table(instance, selection)
+    table = selection_table(solve(instance, config))
     covered = float(table["covered_value"].iloc[-1]) if len(table) else 0.0
     reachable = instance.covered_value(np.arange(instance.n_sets))
     metadata = {

@@ -108,7 +108,7 @@ TABLES: dict[str, Columns] = {
         "k": ("int32", "Its cut-off"),
         "seed": ("int32", "Seed of the training"),
         "user_id": ("int32", "User"),
-        "value": ("float32", "The metric of this user"),
+        "value": ("float64", "The metric of this user"),
     },
     "recommendations": {
         "user_id": ("int32", "User"),

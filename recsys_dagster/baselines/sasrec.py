@@ -33,7 +33,7 @@ class SASRec(SequentialModel):
         self.blocks = nn.ModuleList(CausalBlock(d, config.heads, config.dropout) for _ in range(config.layers))
         self.dropout, self.norm = nn.Dropout(config.dropout), nn.LayerNorm(d)
         for embedding in (self.items, self.positions):
-            nn.init.normal_(embedding.weight, std=d**-0.5)
+            nn.init.normal_(embedding.weight, std=0.02)
 
     def forward(self, batch: SequenceBatch) -> torch.Tensor:
         """States float [batch, length, d]; the state at t has seen the items up to t."""

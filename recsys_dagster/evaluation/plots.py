@@ -44,23 +44,23 @@ def png_markdown(figure: Figure, alt: str = "figure") -> str:
 
 
 def training_curves(training: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
-    """Loss and validation NDCG over the epochs, side by side.
+    """Loss and validation Recall@20 over the epochs, side by side.
 
     Args:
-        training: the table `training.parquet` of one model (epoch, loss, validation_ndcg), or one such table a model.
+        training: the table `training.parquet` of one model (epoch, loss, validation_recall), or one such table a model.
             A column that a table lacks, and a model without an epoch, are left out. A dot marks the best epoch.
     """
     from matplotlib.ticker import MaxNLocator
 
     tables = {"": training} if isinstance(training, pd.DataFrame) else dict(training)
     figure, axes = _figure(columns=2)
-    for axis, column, title in zip(axes, ("loss", "validation_ndcg"), ("train loss", "validation NDCG"), strict=True):
+    for axis, column, title in zip(axes, ("loss", "validation_recall"), ("train loss", "validation Recall@20"), strict=True):
         for (name, table), color in zip(tables.items(), _colors(len(tables)), strict=True):
             if column not in table or table[column].notna().sum() == 0:
                 continue
             known = table[table[column].notna()]
             axis.plot(known["epoch"], known[column], color=color, label=name or None, linewidth=1.6)
-            if column == "validation_ndcg":
+            if column == "validation_recall":
                 best = int(known[column].to_numpy().argmax())
                 axis.plot(known["epoch"].iloc[best], known[column].iloc[best], "o", color=color, markersize=5)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))

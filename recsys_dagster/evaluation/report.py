@@ -39,7 +39,7 @@ def interest_report(
         dataset: name of the dataset.
         items: the items table (item_id, title, text, source_key).
         leaderboard: the comparison of the models; other datasets in it are left out.
-        training: for each model its `training.parquet` (epoch, loss, validation_ndcg).
+        training: for each model its `training.parquet` (epoch, loss, validation_recall).
         prototypes: the prototypes table.
         user_clusters: the users' interests found by the clusterer.
         recommendations: the recommendations of any number of models; LARMI and G2Rec are shown.
@@ -114,7 +114,7 @@ def _leaderboard_html(board: Leaderboard, dataset: str) -> str:
 
 def _training_html(training: Mapping[str, pd.DataFrame]) -> str:
     charts = []
-    for column, title in (("loss", "Train loss"), ("validation_ndcg", "Validation NDCG")):
+    for column, title in (("loss", "Train loss"), ("validation_recall", "Validation Recall@20")):
         series = {
             MODEL_TITLES.get(model, model): (
                 table["epoch"].to_numpy(dtype=np.float64),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import AutoModel, LlamaConfig, LlamaModel, PreTrainedModel
+from transformers import AutoModel, LlamaConfig, LlamaModel
 
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.config import G2RecConfig
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 class DroppedLinear(nn.Linear):
@@ -35,7 +40,8 @@ class Backbone(nn.Module):
         super().__init__()
         d = config.dimension
         if config.backbone == "llama":
-            self.decoder, self.bos = small_llama(config, max_tokens), 0
+            self.decoder: Any = small_llama(config, max_tokens)
+            self.bos = 0
         else:
             self.decoder, self.bos = pretrained(config)
         hidden = self.decoder.config.hidden_size
@@ -54,9 +60,9 @@ class Backbone(nn.Module):
         return left
 
 
-def small_llama(config: G2RecConfig, max_tokens: int) -> PreTrainedModel:
+def small_llama(config: G2RecConfig, max_tokens: int) -> LlamaModel:
     """A Llama decoder of a few layers, with the dropout that small data needs and Llama itself lacks."""
-    decoder = LlamaModel(
+    decoder: Any = LlamaModel(
         LlamaConfig(
             vocab_size=1,  # BOS; items come as vectors
             hidden_size=config.dimension,
@@ -74,10 +80,11 @@ def small_llama(config: G2RecConfig, max_tokens: int) -> PreTrainedModel:
     for layer in decoder.layers:
         layer.self_attn.o_proj = DroppedLinear(layer.self_attn.o_proj, config.dropout)
         layer.mlp.down_proj = DroppedLinear(layer.mlp.down_proj, config.dropout)
-    return decoder
+    small: LlamaModel = decoder
+    return small
 
 
-def pretrained(config: G2RecConfig) -> tuple[PreTrainedModel, int]:
+def pretrained(config: G2RecConfig) -> tuple[PeftModel, int]:
     """A pretrained causal language model, frozen, with LoRA adapters; and its BOS token id.
 
     Raises:

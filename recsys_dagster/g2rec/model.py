@@ -175,8 +175,8 @@ def train_g2rec(
     model.profile_weights.copy_(torch.from_numpy(weights))
     model.level_ends.copy_(torch.from_numpy(ends))
     if item_embeddings.shape[1] == config.dimension:
-        row_of = pd.Series(np.arange(len(tokens["prototype_ids"])), index=tokens["prototype_ids"])
-        start = tokens["prototype_embeddings"][row_of.loc[ids].to_numpy()]
+        rows = pd.Index(tokens["prototype_ids"]).get_indexer(pd.Index(ids))
+        start = tokens["prototype_embeddings"][rows]
         with torch.no_grad():
             model.items.weight.copy_(torch.from_numpy(item_embeddings))
             model.prototypes.copy_(torch.from_numpy(np.ascontiguousarray(start, dtype=np.float32)))

@@ -45,7 +45,7 @@ class SoftConfig(LeidenConfig):
     )
     method: Literal["fixed_point", "adam"] = Field(default="fixed_point", description="Solver of the soft modularity.")
     damping: float = Field(default=0.7, gt=0, le=1, description="First step size of fixed_point.")
-    tolerance: float = Field(default=1e-3, gt=0, description="fixed_point stops when less mass than this would move.")
+    tolerance: float = Field(default=1e-4, gt=0, description="fixed_point stops when less mass than this would move.")
     max_iterations: int = Field(default=200, ge=1, description="Most iterations of fixed_point.")
     adam_steps: int = Field(default=1000, ge=1, description="Most steps of adam.")
     learning_rate: float = Field(default=0.1, gt=0, description="Learning rate of adam.")

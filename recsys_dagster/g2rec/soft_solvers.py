@@ -38,7 +38,7 @@ def fixed_point(
     temperature: float,
     *,
     damping: float = 0.7,
-    tolerance: float = 1e-3,
+    tolerance: float = 1e-4,
     max_iterations: int = 200,
 ) -> Solution:
     """Iterate ``p <- (1 - s) p + s softmax(field(p) / T)`` to the mean-field fixed point.
@@ -84,6 +84,9 @@ def fixed_point(
         direction, step = target - p, size
         gap = float(np.abs(direction) @ share) / 2
         if gap < tolerance:
+            # The last step is taken whole: a hard start within the tolerance still gets its small memberships.
+            if (value := problem.objective(target, temperature)) >= best:
+                p, best = target, value
             break
     return Solution(p, best, iteration, gap < tolerance)
 

@@ -44,6 +44,7 @@ class LARMI(SequentialModel):
         self.alignment = nn.Linear(d, d, bias=False)  # W_1 of the alignment
         self.dropout = nn.Dropout(config.dropout)
         nn.init.normal_(self.items.weight, std=d**-0.5)
+        nn.init.eye_(self.capsule_map.weight)  # a capsule starts as a weighted sum of item vectors
         generator = torch.Generator().manual_seed(ROUTING_SEED)
         self.register_buffer("routing_logits", torch.randn(max_length, config.interests, generator=generator))
         self.register_buffer("cluster_keys", torch.zeros(memberships, dtype=torch.int64))
@@ -85,13 +86,12 @@ class LARMI(SequentialModel):
         mask = batch.mask
         interests, valid = self.interests(batch)
         loss = catalogue_cross_entropy(interests[mask], self.items.weight, batch.targets[mask], valid[mask])
-        parts = {}
         weight = self.config.contrastive_weight
         if weight > 0 and self.synthesized and step % max(round(1 / weight), 1) == 0:
             contrast = contrastive_loss(self.items.weight, self.synthesized, self.config.contrastive_temperature)
             # the step stands for the round(1 / lambda) steps that it is taken in, each of weight lambda
             loss = loss + contrast
-        return loss, parts
+        return loss, {}
 
     def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
         """Eq. 11: the best inner product of an item with the interests of the whole history."""

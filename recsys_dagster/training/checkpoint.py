@@ -42,8 +42,8 @@ class State:
         """Take in the figures of one more epoch and, if it is the best so far, its weights."""
         self.epoch += 1
         self.history.append(row)
-        if row["validation_ndcg"] > self.best_value:
-            self.best_epoch, self.best_value = self.epoch, row["validation_ndcg"]
+        if row["validation_recall"] > self.best_value:
+            self.best_epoch, self.best_value = self.epoch, row["validation_recall"]
             self.best_weights = {name: tensor.detach().clone() for name, tensor in model.learned_state().items()}
 
 

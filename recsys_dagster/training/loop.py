@@ -26,6 +26,9 @@ from recsys_dagster.training.runtime import Runtime
 
 logger = logging.getLogger("recsys_dagster")
 
+VALIDATION_CUTOFF = 20
+"""k of the Recall@k that chooses the epoch."""
+
 
 class SequentialModel(nn.Module, abc.ABC):
     """A model that reads item sequences: it gives a loss to the loop and scores to the evaluation.
@@ -63,9 +66,8 @@ class SequentialModel(nn.Module, abc.ABC):
         """Scores float [len(users), N] (the `Scorer` contract)."""
         self.eval()
         device = next(self.parameters()).device
-        with torch.inference_mode():
-            scores = self.score_batch(pad(histories, users, self.max_length).to(str(device)))
-        return scores.clone()
+        with torch.no_grad():
+            return self.score_batch(pad(histories, users, self.max_length).to(str(device)))
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ class Trained:
     """What the loop returns.
 
     Attributes:
-        history: one row an epoch: epoch, loss, its parts, validation_ndcg, seconds.
-        facts: figures for people: best_epoch, epochs, validation_ndcg, positions_per_second, ...
+        history: one row an epoch: epoch, loss, its parts, validation_recall, seconds.
+        facts: figures for people: best_epoch, epochs, validation_recall, positions_per_second, ...
     """
 
     history: pd.DataFrame
@@ -93,8 +95,7 @@ def fit(
     """Train `model` in place; it ends with the weights of its best validation epoch.
 
     Each epoch starts from a random state made of the seed and its number, so a killed run goes on from the last
-    whole epoch to the very weights of an undisturbed one. The epoch is chosen by the mean of 1 / log2(1 + rank) of the
-    validation targets in the full catalogue (NDCG without a cut-off, one target at a time).
+    whole epoch to the very weights of an undisturbed one. The epoch is chosen by `validation_recall`.
 
     Args:
         model: initialised model.
@@ -122,20 +123,24 @@ def fit(
         progress.update(state.epoch * len(batches))
         while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
             row = _train_epoch(model, step_of, optimiser, batches, config, runtime, state.epoch, progress)
-            row["validation_ndcg"] = validation_ndcg(model, data)
+            row["validation_recall"] = validation_recall(model, data)
             state.record(row, model)
+            logger.info(
+                "%s: epoch %d, loss %.4f, validation Recall@20 %.4f, %.1f s",
+                label, state.epoch, row["loss"], row["validation_recall"], row["seconds"],
+            )  # fmt: skip
             keeper.save(model, optimiser, state)
     model.load_learned_state(state.best_weights)
     history = pd.DataFrame(state.history)
     seconds = float(history["seconds"].sum())
     logger.info(
-        "%s: best epoch %d of %d, validation NDCG %.4f, %.0f s",
+        "%s: best epoch %d of %d, validation Recall@20 %.4f, %.0f s",
         label, state.best_epoch, state.epoch, state.best_value, time.monotonic() - started,
     )  # fmt: skip
     facts: dict[str, float | int | str] = {
         "best_epoch": state.best_epoch,
         "epochs": state.epoch,
-        "validation_ndcg": state.best_value,
+        "validation_recall": state.best_value,
         "seconds": seconds,
         "positions_per_second": batches.positions * state.epoch / max(seconds, 1e-9),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -145,12 +150,12 @@ def fit(
     return Trained(history, facts)
 
 
-def validation_ndcg(model: SequentialModel, data: SequenceData) -> float:
-    """Mean of 1 / log2(1 + rank) over the validation targets, full ranking; 0 where there are none."""
+def validation_recall(model: SequentialModel, data: SequenceData) -> float:
+    """Recall@20 of the validation targets in the full catalogue, over targets; 0 where there are none."""
     ranks, _ = target_ranks(
         model, data.history(VALIDATION), data.targets(VALIDATION), mask_seen=data.mask_seen, label="validation"
     )
-    return float(np.mean(1 / np.log2(1 + ranks.ranks))) if len(ranks.ranks) else 0.0
+    return float(np.mean(ranks.ranks <= VALIDATION_CUTOFF)) if len(ranks.ranks) else 0.0
 
 
 def peak_memory_mb(device: str) -> float:

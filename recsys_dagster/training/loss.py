@@ -39,7 +39,7 @@ def catalogue_cross_entropy(
         queries = queries.gather(1, order[..., None].expand_as(queries))
         counts, rows = valid.sum(1).sort(descending=True, stable=True)
         queries, targets = queries[rows], targets[rows]
-    loss: torch.Tensor = _CatalogueCrossEntropy.apply(queries, items, targets, counts)  # type: ignore[no-untyped-call]
+    loss: torch.Tensor = _CatalogueCrossEntropy.apply(queries, items, targets, counts)
     return loss
 
 

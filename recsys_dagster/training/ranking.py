@@ -70,13 +70,18 @@ def target_ranks(
         FloatingPointError: a score is NaN or infinite.
     """
     users = np.flatnonzero(targets.lengths > 0)
+    by_length = users[np.argsort(histories.lengths[users], kind="stable")]  # little padding in a batch
+    owners: list[NDArray[np.int64]] = []
+    found: list[NDArray[np.int64]] = []
     full: list[NDArray[np.float64]] = []
     sampled: list[NDArray[np.float64]] = []
     with Progress(label, len(users), "users") as progress:
         for start in range(0, len(users), batch_size):
-            batch = users[start : start + batch_size]
+            batch = by_length[start : start + batch_size]
             scores = _finite_scores(scorer, batch, histories)
             row, item = _ragged(targets, batch)
+            owners.append(batch[row])
+            found.append(item)
             rows, items = torch.from_numpy(row).to(scores.device), torch.from_numpy(item).to(scores.device)
             own = scores[rows, items]
             if negatives is not None:
@@ -86,11 +91,12 @@ def target_ranks(
             scores[rows, items] = own
             full.append(_rank(own, scores[rows] if len(rows) != len(batch) else scores))
             progress.update(len(batch))
-    index = np.concatenate([np.arange(targets.indptr[u], targets.indptr[u + 1]) for u in users] or [np.empty(0, int)])
-    owner, item_ids = targets.users[index].astype(np.int64), targets.items[index]
+    owner = np.concatenate(owners) if owners else np.empty(0, np.int64)
+    order = np.argsort(owner, kind="stable")
 
     def collect(parts: list[NDArray[np.float64]]) -> Ranks:
-        return Ranks(owner, item_ids, np.concatenate(parts) if parts else np.empty(0))
+        item_ids = np.concatenate(found)[order].astype(np.int32) if found else np.empty(0, np.int32)
+        return Ranks(owner[order], item_ids, np.concatenate(parts)[order] if parts else np.empty(0))
 
     return collect(full), collect(sampled) if negatives is not None else None
 
@@ -132,7 +138,8 @@ def top_n(
 def _finite_scores(scorer: Scorer, users: NDArray[np.int64], histories: Histories) -> torch.Tensor:
     with torch.no_grad():
         scores = scorer.score(users, histories).float()
-    if not bool(torch.isfinite(scores).all()):
+    # one sum tells in a single pass that all is well; only where it does not is every score looked at
+    if not bool(torch.isfinite(scores.sum())) and not bool(torch.isfinite(scores).all()):
         raise FloatingPointError(
             f"{type(scorer).__name__} gave scores that are not finite for users {users[:3].tolist()}..."
         )

@@ -12,7 +12,7 @@ from recsys_dagster.evaluation.page import lines_html
 from recsys_dagster.evaluation.report import ItemNames, example_users, interest_report
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
-TRAINING = pd.DataFrame({"epoch": [1, 2, 3], "loss": [3.0, 2.0, 1.5], "validation_ndcg": [0.1, np.nan, 0.2]})
+TRAINING = pd.DataFrame({"epoch": [1, 2, 3], "loss": [3.0, 2.0, 1.5], "validation_recall": [0.1, np.nan, 0.2]})
 
 
 class Tags(HTMLParser):

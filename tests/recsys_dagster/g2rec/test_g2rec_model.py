@@ -10,8 +10,10 @@ from recsys_dagster.g2rec.config import G2RecConfig
 from recsys_dagster.g2rec.model import G2Rec, profile_arrays, train_g2rec
 from recsys_dagster.models import load_model
 from recsys_dagster.training.batching import SequenceBatch, pad
-from recsys_dagster.training.loop import validation_ndcg
+from recsys_dagster.training.loop import validation_recall
 from recsys_dagster.training.runtime import Runtime
+
+pytestmark = pytest.mark.usefixtures("small_cutoff")
 
 SMALL = G2RecConfig(dimension=16, heads=2, layers=1, dropout=0.0, epochs=4, patience=4, batch_size=16, learning_rate=3e-3)
 
@@ -128,7 +130,7 @@ def test_training_starts_from_the_tokens_learns_and_is_read_back(toy_data, tmp_p
     torch.testing.assert_close(started["prototypes"][:, 0], torch.tensor([0, 1, 10, 11, 12]) / 10)
     curve = pd.read_parquet(tmp_path / "g2rec" / "training.parquet")
     assert curve["item_loss"].iloc[-1] < curve["item_loss"].iloc[0]
-    assert validation_ndcg(load_model(tmp_path / "g2rec"), toy_data) == pytest.approx(facts["validation_ndcg"])
+    assert validation_recall(load_model(tmp_path / "g2rec"), toy_data) == pytest.approx(facts["validation_recall"])
 
 
 def test_lora_over_a_pretrained_model_from_disk(toy_data, tmp_path):
@@ -153,7 +155,7 @@ def test_lora_over_a_pretrained_model_from_disk(toy_data, tmp_path):
     stored = load_file(tmp_path / "g2rec" / "model.safetensors")
     assert any("lora_B" in name and tensor.abs().max() > 0 for name, tensor in stored.items())
     assert not any("base_layer" in name for name in stored)  # the pretrained weights stay where they are
-    assert validation_ndcg(load_model(tmp_path / "g2rec"), toy_data) == pytest.approx(facts["validation_ndcg"])
+    assert validation_recall(load_model(tmp_path / "g2rec"), toy_data) == pytest.approx(facts["validation_recall"])
 
 
 def test_a_backbone_that_is_not_there_is_a_clear_error(tmp_path):

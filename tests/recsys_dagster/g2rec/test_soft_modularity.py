@@ -113,6 +113,16 @@ def test_fixed_point_satisfies_its_equation(temperature: float) -> None:
     np.testing.assert_allclose(np.add.reduceat(solution.p, problem.support.indptr[:-1]), 1.0)
 
 
+def test_a_start_within_the_tolerance_is_softened_all_the_same() -> None:
+    problem, _, labels = problem_of()
+    start = problem.support.hard(labels)
+    solution = fixed_point(problem, start, 0.02, tolerance=0.5)
+    assert solution.iterations == 1
+    assert (solution.p > 0).all()
+    assert solution.objective == pytest.approx(problem.objective(solution.p, 0.02))
+    assert solution.objective > problem.objective(start, 0.02)
+
+
 def test_gradient_of_the_objective_vanishes_at_the_fixed_point() -> None:
     """Central differences in the logits: the entropy's weight 2 k_i / |E| is the right one."""
     temperature = 0.1

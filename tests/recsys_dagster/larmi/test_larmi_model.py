@@ -10,6 +10,8 @@ from recsys_dagster.models import load_model
 from recsys_dagster.training.batching import SequenceBatch, pad
 from recsys_dagster.training.runtime import Runtime
 
+pytestmark = pytest.mark.usefixtures("small_cutoff")
+
 N_ITEMS = 24
 SMALL = LARMIConfig(dimension=8, dropout=0.0, interests=3, epochs=5, patience=5, batch_size=16, learning_rate=3e-3)
 
@@ -150,8 +152,8 @@ def test_training_learns_and_the_directory_scores_the_same(toy_data, tmp_path):
     representative = table[table["user_id"] < 5]
     facts = train_larmi(toy_data, table, representative, SMALL, Runtime(), tmp_path / "larmi")
     assert facts["synthesized_users"] == 5
-    curve = pd.read_parquet(tmp_path / "larmi" / "training.parquet")["validation_ndcg"]
+    curve = pd.read_parquet(tmp_path / "larmi" / "training.parquet")["validation_recall"]
     assert curve.max() > curve.iloc[0]
-    from recsys_dagster.training.loop import validation_ndcg
+    from recsys_dagster.training.loop import validation_recall
 
-    assert validation_ndcg(load_model(tmp_path / "larmi"), toy_data) == pytest.approx(facts["validation_ndcg"])
+    assert validation_recall(load_model(tmp_path / "larmi"), toy_data) == pytest.approx(facts["validation_recall"])

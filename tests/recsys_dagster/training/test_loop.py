@@ -17,6 +17,8 @@ from recsys_dagster.training.loop import fit
 from recsys_dagster.training.ranking import target_ranks
 from recsys_dagster.training.runtime import Runtime
 
+pytestmark = pytest.mark.usefixtures("small_cutoff")
+
 CONFIG = SASRecConfig(epochs=6, patience=6, batch_size=16, dimension=16, dropout=0.1, learning_rate=3e-3)
 
 
@@ -27,12 +29,12 @@ def build(toy_data, seed=0):
 
 def test_it_learns_and_keeps_the_best_epoch(toy_data):
     model = build(toy_data)
-    before = loop.validation_ndcg(model, toy_data)
+    before = loop.validation_recall(model, toy_data)
     trained = fit(model, toy_data, CONFIG, Runtime(), label="toy")
-    best = trained.history["validation_ndcg"].max()
-    assert trained.facts["validation_ndcg"] == best
-    assert trained.history["validation_ndcg"].idxmax() + 1 == trained.facts["best_epoch"]
-    assert loop.validation_ndcg(model, toy_data) == pytest.approx(best)
+    best = trained.history["validation_recall"].max()
+    assert trained.facts["validation_recall"] == best
+    assert trained.history["validation_recall"].idxmax() + 1 == trained.facts["best_epoch"]
+    assert loop.validation_recall(model, toy_data) == pytest.approx(best)
     assert best > before + 0.2
 
 
@@ -53,7 +55,7 @@ def test_a_killed_run_resumes_to_the_same_weights(toy_data, tmp_path, monkeypatc
     class Killed(BaseException):
         pass
 
-    real, calls = loop.validation_ndcg, []
+    real, calls = loop.validation_recall, []
 
     def dies_in_the_third_epoch(model, data):
         calls.append(1)
@@ -61,10 +63,10 @@ def test_a_killed_run_resumes_to_the_same_weights(toy_data, tmp_path, monkeypatc
             raise Killed
         return real(model, data)
 
-    monkeypatch.setattr(loop, "validation_ndcg", dies_in_the_third_epoch)
+    monkeypatch.setattr(loop, "validation_recall", dies_in_the_third_epoch)
     with pytest.raises(Killed):
         fit(build(toy_data), toy_data, CONFIG, Runtime(), label="toy", checkpoint=tmp_path / "state")
-    monkeypatch.setattr(loop, "validation_ndcg", real)
+    monkeypatch.setattr(loop, "validation_recall", real)
     assert [p.name for p in (tmp_path / "state").iterdir()] == ["last.safetensors"]
 
     resumed = build(toy_data, seed=99)  # other starting weights: all must come from the checkpoint
@@ -82,7 +84,7 @@ def test_a_checkpoint_that_does_not_fit_is_left_aside(toy_data, tmp_path, damage
     model = build(toy_data)
     optimiser = torch.optim.AdamW(model.parameters())
     kept = loop.Checkpoint(None, {}).resume(model, optimiser)
-    kept.record({"epoch": 1, "loss": 1.0, "validation_ndcg": 0.9, "seconds": 1.0}, model)
+    kept.record({"epoch": 1, "loss": 1.0, "validation_recall": 0.9, "seconds": 1.0}, model)
     keeper.save(model, optimiser, kept)
     if damage == "truncate":
         file = state / "last.safetensors"
@@ -109,7 +111,7 @@ def test_a_model_directory_is_read_back_with_the_same_scores(toy_data, tmp_path)
     users = np.arange(toy_data.n_users)
     first, second = (model.score(users, toy_data.history(TEST)) for _ in range(2))
     assert torch.equal(first, second)
-    assert loop.validation_ndcg(model, toy_data) == pytest.approx(facts["validation_ndcg"])
+    assert loop.validation_recall(model, toy_data) == pytest.approx(facts["validation_recall"])
     assert item_embeddings(tmp_path / "sasrec").shape == (24, 16)
     assert len(pd.read_parquet(tmp_path / "sasrec" / "training.parquet")) == facts["epochs"]
 
@@ -171,8 +173,8 @@ def test_history_items_are_candidates_only_where_people_repeat_items():
     assert SequenceData.from_tables(rows, n_users=1, n_items=3, max_length=5).mask_seen
 
 
-def test_validation_figure_is_the_mean_gain(toy_data):
+def test_validation_figure_is_the_share_of_targets_found(toy_data):
     model = build(toy_data)
     ranks, _ = target_ranks(model, toy_data.train, toy_data.targets(VALIDATION), mask_seen=toy_data.mask_seen)
-    want = np.mean([1 / np.log2(1 + r) for r in ranks.ranks])
-    assert loop.validation_ndcg(model, toy_data) == pytest.approx(want)
+    want = np.mean([rank <= loop.VALIDATION_CUTOFF for rank in ranks.ranks])
+    assert loop.validation_recall(model, toy_data) == pytest.approx(want)
