@@ -172,7 +172,7 @@ def g2rec_model(
         item_embeddings["item_embeddings"],
     )
     return _train(
-        context, store, gpu, config, data_fingerprint(interactions, soft_memberships),
+        context, store, gpu, config, data_fingerprint(interactions, soft_memberships, pd.DataFrame(embeddings)),
         lambda runtime, output, checkpoint: train_g2rec(
             data, soft_memberships, interest_tokens, embeddings, config, runtime, output, checkpoint
         ),

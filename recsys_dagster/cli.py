@@ -97,6 +97,7 @@ def materialize(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Dagster run config in YAML (ops, resources).")
     ] = None,
+    more: Annotated[list[str] | None, typer.Argument(help="More names after --select.", show_default=False)] = None,
 ) -> None:
     """Run the lineage for each named dataset: one run each, a failed one does not stop the others."""
     from recsys_dagster import runs
@@ -105,13 +106,16 @@ def materialize(
 
     for name in dataset:
         get_dataset(name)
-    runs.select_assets(select or ())
+    if more and not select:
+        raise RecsysError(f"{' '.join(more)}: no option takes it.", mend="name assets and groups after --select.")
+    select = [*(select or ()), *(more or ())]
+    runs.select_assets(select)
     settings, failed, out = _read_config(config), [], _out()
     with open_instance() as instance:
         fail_dead_runs(instance)
         for name in dict.fromkeys(dataset):
             out.print(f"[bold]{name}[/]: {', '.join(select) if select else 'the whole lineage'}", highlight=False)
-            outcome = runs.execute(instance, name, out, select=select or (), config=settings)
+            outcome = runs.execute(instance, name, out, select=select, config=settings)
             state = "[green]finished[/]" if outcome.success else "[red]failed[/]"
             out.print(f"[bold]{name}[/] {state} in {outcome.seconds:.0f} s, run {outcome.run_id}", highlight=False)
             if not outcome.success:

@@ -18,8 +18,8 @@ from recsys_dagster.errors import RecsysError
 from resources.instance import PROCESS_TAG, process_mark
 
 KEY_FIGURES = (
-    "dagster/row_count", "validation_recall", "best_epoch", "users", "items", "edges", "clusters", "prototypes", "levels",
-    "selected", "covered_share", "models", "peak_memory_mb",
+    "dagster/row_count", "validation_recall", "best_epoch", "users", "items", "edges", "clusters", "prototypes",
+    "levels", "selected", "covered_share", "models", "peak_memory_mb",
 )  # fmt: skip
 """Metadata shown on an asset's line, where it has them."""
 

@@ -171,7 +171,7 @@ def paired_tests(per_user: pd.DataFrame, metrics: pd.DataFrame | None = None) ->
         return []
     metric, k = str(per_user["metric"].iloc[0]), int(per_user["k"].iloc[0])
     table = per_user.pivot_table(index="user_id", columns="model", values="value", aggfunc="mean")
-    means = table.mean()
+    means = table.mean().astype("float64")
     if metrics is not None:
         deciding = metrics[(metrics["metric"] == metric) & (metrics["k"] == k)].set_index("model")["value"]
         means.update(deciding)

@@ -54,7 +54,9 @@ def training_curves(training: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figu
 
     tables = {"": training} if isinstance(training, pd.DataFrame) else dict(training)
     figure, axes = _figure(columns=2)
-    for axis, column, title in zip(axes, ("loss", "validation_recall"), ("train loss", "validation Recall@20"), strict=True):
+    for axis, column, title in zip(
+        axes, ("loss", "validation_recall"), ("train loss", "validation Recall@20"), strict=True
+    ):
         for (name, table), color in zip(tables.items(), _colors(len(tables)), strict=True):
             if column not in table or table[column].notna().sum() == 0:
                 continue

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.stats import rankdata
 
 from recsys_dagster.errors import RecsysError
 
@@ -28,6 +27,8 @@ class LinkTest:
 
     def quality(self, levels: Sequence[sparse.csr_array]) -> dict[str, float]:
         """AUC and average precision of the score ``sum over levels of p_i . p_j``; ties count half in the AUC."""
+        from scipy.stats import rankdata  # slow to import: not while definitions load
+
         pairs = np.concatenate([self.links, self.negatives])
         score = np.zeros(len(pairs))
         for matrix in levels:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.optimize import linear_sum_assignment
 
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.soft_modularity import hard_labels
@@ -168,6 +167,8 @@ def prototype_table(
 
 
 def _match(old: sparse.csr_array, new: sparse.csr_array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    from scipy.optimize import linear_sum_assignment  # slow to import: not while definitions load
+
     shared = (old.T @ new).toarray()
     rows, columns = linear_sum_assignment(shared, maximize=True)
     # Squared masses, so that an unchanged soft prototype has an overlap of exactly 1.

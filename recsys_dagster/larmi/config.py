@@ -8,10 +8,12 @@ from recsys_dagster.training.config import TrainingConfig
 
 
 class LARMIConfig(TrainingConfig):
-    """LARMI's model. Its ablations: `semantic` and `collaborative` here, `synthesis` of the cliques, `solver` of the cover."""
+    """LARMI's model.
 
-    epochs: int = Field(16, ge=1, description="Most passes over the train split")
-    patience: int = Field(3, ge=1, description="Stop after this many epochs without a better validation figure")
+    Its ablations: `semantic` and `collaborative` here, `synthesis` of the cliques, `solver` of the cover.
+    """
+
+    epochs: int = Field(12, ge=1, description="Most passes over the train split")
     interests: int = Field(4, ge=1, description="K, the most interests of a user; a history of fewer items has fewer")
     routing_rounds: int = Field(3, ge=1, description="Rounds of dynamic routing")
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout of the item vectors that the model reads")

@@ -40,8 +40,8 @@ def contrastive_loss(embeddings: torch.Tensor, users: list[SynthesizedUser], tem
 
     j* are the other items that share a cluster with j; j' are those that share none, and they alone stand in the
     denominator (a decoupled loss). s is the cosine similarity: without normalisation exp(s / 0.1) overflows. The paper
-    negates twice, in the user loss and in Eq. 10, which would maximise it; the mean is meant. A user's sum is divided by
-    its number of pairs (j, j*), so that lambda means the same for a synthesized user of 30 items and of 300. Items
+    negates twice, in the user loss and in Eq. 10, which would maximise it; the mean is meant. A user's sum is divided
+    by its number of pairs (j, j*), so that lambda means the same for a synthesized user of 30 items and of 300. Items
     without a negative have no denominator and are left out.
 
     Args:

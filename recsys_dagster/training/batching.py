@@ -56,16 +56,21 @@ def pad(histories: Histories, users: NDArray[np.int64], max_length: int) -> Sequ
     )
 
 
+STEPS_AN_EPOCH = 100
+"""A small dataset takes smaller batches, so that an epoch has at least about this many steps to learn in."""
+
+
 class TrainBatches:
     """Every train sequence once an epoch, in batches of about equal numbers of positions.
 
     A user of n train items gives one sequence: inputs are all but the last, targets all but the first, so every
     position is an example. Users with fewer than two train items give none. Batches hold about as many positions as
-    `batch_size` average users do, so a batch of short sequences has more users and each step weighs about the same.
+    `batch_size` average users do (fewer where an epoch would have less than `STEPS_AN_EPOCH` steps), so a batch of
+    short sequences has more users and each step weighs about the same.
 
     Args:
         histories: the train split.
-        batch_size: average number of users in a batch.
+        batch_size: average number of users in a batch, at most.
         max_length: longest input.
     """
 
@@ -74,7 +79,8 @@ class TrainBatches:
         self.users = np.flatnonzero(histories.lengths >= 2)
         self.lengths = np.minimum(histories.lengths[self.users] - 1, max_length)
         self.positions = int(self.lengths.sum())
-        self.positions_per_batch = max(int(batch_size * self.lengths.mean()), 1) if len(self.users) else 1
+        wanted = int(batch_size * self.lengths.mean()) if len(self.users) else 1
+        self.positions_per_batch = max(min(wanted, self.positions // STEPS_AN_EPOCH), 1)
 
     def __len__(self) -> int:
         """About how many batches an epoch has."""

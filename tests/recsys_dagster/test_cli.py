@@ -71,6 +71,11 @@ def test_unknown_selection_names_groups_and_assets(capsys):
     assert "coengagement_graph" in line
 
 
+def test_several_names_may_follow_one_select(capsys):
+    assert "--select grph: neither" in error_line(capsys, "materialize", "-d", "sample", "-s", "g2rec", "grph")
+    assert "grph: no option takes it" in error_line(capsys, "materialize", "-d", "sample", "grph")
+
+
 def test_selection_takes_groups_and_siblings_of_one_step():
     names = [key.to_user_string() for key in runs.select_assets(["users"])]
     assert names == ["interactions", "items", "users"]

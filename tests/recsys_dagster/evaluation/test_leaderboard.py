@@ -137,3 +137,10 @@ def test_paired_test_without_any_difference_or_any_baseline():
     same = pd.concat([per_user("g2rec", [0.1, 0.2]), per_user("sasrec", [0.1, 0.2])])
     assert paired_tests(same)[0].p_value == 1.0
     assert paired_tests(per_user("g2rec", [0.1, 0.2])) == []
+
+
+def test_per_user_values_in_single_precision_are_as_good():
+    values = np.linspace(0, 1, 20)
+    table = pd.concat([per_user("g2rec", values + 0.1), per_user("sasrec", values)]).astype({"value": "float32"})
+    (test,) = leaderboard(metrics({"g2rec": 0.4, "sasrec": 0.3}), table).standings[0].tests
+    assert test.difference == pytest.approx(0.1, abs=1e-6)

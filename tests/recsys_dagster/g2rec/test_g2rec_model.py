@@ -15,7 +15,9 @@ from recsys_dagster.training.runtime import Runtime
 
 pytestmark = pytest.mark.usefixtures("small_cutoff")
 
-SMALL = G2RecConfig(dimension=16, heads=2, layers=1, dropout=0.0, epochs=4, patience=4, batch_size=16, learning_rate=3e-3)
+SMALL = G2RecConfig(
+    dimension=16, heads=2, layers=1, dropout=0.0, epochs=4, patience=4, batch_size=16, learning_rate=3e-3
+)
 
 
 def memberships(n_items=24):

@@ -134,9 +134,8 @@ def test_ablations_switch_their_part_off(toy_data):
 def test_the_contrastive_loss_comes_every_round_of_one_over_lambda_steps(toy_data):
     from recsys_dagster.larmi.contrastive import contrastive_loss, synthesized_users
 
-    table = pd.DataFrame(
-        [(0, i // 4, i) for i in range(8)] + [(5, i % 3, i) for i in range(9)], columns=["user_id", "cluster", "item_id"]
-    )
+    rows = [(0, i // 4, i) for i in range(8)] + [(5, i % 3, i) for i in range(9)]
+    table = pd.DataFrame(rows, columns=["user_id", "cluster", "item_id"])
     model, bare = build(toy_data, contrastive_weight=0.3), build(toy_data, contrastive_weight=0.0)
     model.synthesized = bare.synthesized = synthesized_users(table)
     batch = pad(toy_data.train, np.arange(10), 6)

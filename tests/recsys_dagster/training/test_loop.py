@@ -178,3 +178,8 @@ def test_validation_figure_is_the_share_of_targets_found(toy_data):
     ranks, _ = target_ranks(model, toy_data.train, toy_data.targets(VALIDATION), mask_seen=toy_data.mask_seen)
     want = np.mean([rank <= loop.VALIDATION_CUTOFF for rank in ranks.ranks])
     assert loop.validation_recall(model, toy_data) == pytest.approx(want)
+
+
+def test_the_step_size_rises_for_100_steps_and_falls_to_a_tenth():
+    factors = [loop.learning_rate_factor(step, 1000) for step in (0, 49, 99, 500, 1000, 1100)]
+    assert factors == pytest.approx([0.01, 0.5 * 0.9559, 0.9109, 0.55, 0.1, 0.1])
