@@ -31,14 +31,16 @@ class SASRec(SequentialModel):
         d = config.dimension
         self.items, self.positions = nn.Embedding(n_items, d), nn.Embedding(max_length, d)
         self.blocks = nn.ModuleList(CausalBlock(d, config.heads, config.dropout) for _ in range(config.layers))
-        self.dropout, self.norm = nn.Dropout(config.dropout), nn.LayerNorm(d)
+        # without the first one the small vectors of untrained items drown in what the blocks add to them
+        self.token_norm, self.norm = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.dropout = nn.Dropout(config.dropout)
         for embedding in (self.items, self.positions):
             nn.init.normal_(embedding.weight, std=0.02)
 
     def forward(self, batch: SequenceBatch) -> torch.Tensor:
         """States float [batch, length, d]; the state at t has seen the items up to t."""
         length = batch.items.shape[1]
-        x = self.dropout(self.items(batch.items) + self.positions.weight[:length])
+        x = self.dropout(self.token_norm(self.items(batch.items) + self.positions.weight[:length]))
         for block in self.blocks:
             x = block(x)
         normed: torch.Tensor = self.norm(x)

@@ -47,6 +47,7 @@ class G2Rec(SequentialModel):
         nn.init.normal_(self.items.weight, std=d**-0.5)
         nn.init.normal_(self.prototypes, std=d**-0.5)
         self.backbone = Backbone(config, max_tokens=2 * max_length + 3)
+        self.token_norm = nn.LayerNorm(d)  # tokens enter the decoder at one scale, however long they are trained
         self.dropout = nn.Dropout(config.dropout)
         # P, a fixed number of entries an item; where there are fewer, the probability is 0
         self.register_buffer("profile_columns", torch.zeros(n_items, width, dtype=torch.int64))
@@ -74,11 +75,11 @@ class G2Rec(SequentialModel):
         """
         x_tokens, y_tokens = self.items(items), y[items]
         if self.config.layout == "fused":
-            states = self.backbone(self.dropout(x_tokens + y_tokens))
+            states = self.backbone(self.dropout(self.token_norm(x_tokens + y_tokens)))
             return states[:, 1:], states[:, :-1]
         batch, length, d = x_tokens.shape
         tokens = torch.stack([x_tokens, y_tokens], dim=2).view(batch, 2 * length, d)
-        states = self.backbone(self.dropout(tokens))
+        states = self.backbone(self.dropout(self.token_norm(tokens)))
         return states[:, 2::2], states[:, 1::2]
 
     def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:

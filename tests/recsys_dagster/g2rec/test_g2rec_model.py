@@ -71,9 +71,10 @@ def test_loss_equals_the_equations_one_position_at_a_time(toy_data, layout):
     for row in range(len(batch.users)):
         items = [*batch.items[row, : batch.lengths[row]].tolist(), int(batch.targets[row, batch.lengths[row] - 1])]
         if layout == "interleaved":
-            tokens = torch.stack([t for i in items for t in (model.items.weight[i], y[i])])[None]
+            tokens = torch.stack([t for i in items for t in (model.items.weight[i], y[i])])
         else:
-            tokens = torch.stack([model.items.weight[i] + y[i] for i in items])[None]
+            tokens = torch.stack([model.items.weight[i] + y[i] for i in items])
+        tokens = model.token_norm(tokens)[None]
         for t in range(1, len(items) + 1):  # t as in the paper
             if layout == "interleaved":
                 before = model.backbone(tokens[:, : 2 * t - 1])[0, -1]  # R up to 2t: BOS .. x_t
