@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,8 +11,27 @@ CHUNK_ELEMENTS = 1_200_000
 """Scores of one interest held at once (5 MB): they stay in the cache between the passes over them."""
 
 
+@dataclass(frozen=True)
+class ScoreBias:
+    """Something added to the scores of a few (position, item) pairs, each pair at most once.
+
+    Attributes:
+        positions: int64 [pairs].
+        items: int64 [pairs].
+        values: float [pairs].
+    """
+
+    positions: torch.Tensor
+    items: torch.Tensor
+    values: torch.Tensor
+
+
 def catalogue_cross_entropy(
-    queries: torch.Tensor, items: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor | None = None
+    queries: torch.Tensor,
+    items: torch.Tensor,
+    targets: torch.Tensor,
+    valid: torch.Tensor | None = None,
+    bias: ScoreBias | None = None,
 ) -> torch.Tensor:
     """Mean cross-entropy of each target against every item, where an item's score is the best over several queries.
 
@@ -24,12 +44,14 @@ def catalogue_cross_entropy(
         items: float [N, d].
         targets: int64 [positions].
         valid: bool [positions, K]; False where an interest does not exist. At least one a row is True.
+        bias: added to the scores of some pairs, after the best query is chosen.
 
     Returns:
         A scalar.
     """
     if queries.dim() == 2:
         queries = queries[:, None]
+    rows = None
     if valid is None:
         counts = torch.full((len(queries),), queries.shape[1], device=queries.device)
     else:
@@ -39,38 +61,63 @@ def catalogue_cross_entropy(
         queries = queries.gather(1, order[..., None].expand_as(queries))
         counts, rows = valid.sum(1).sort(descending=True, stable=True)
         queries, targets = queries[rows], targets[rows]
-    loss: torch.Tensor = _CatalogueCrossEntropy.apply(queries, items, targets, counts)
+    pairs: tuple[torch.Tensor | None, ...] = (None, None, None)
+    if bias is not None:
+        places = bias.positions if rows is None else rows.argsort()[bias.positions]
+        places, by_place = places.sort(stable=True)
+        pairs = (places, bias.items[by_place], bias.values[by_place])
+    loss: torch.Tensor = _CatalogueCrossEntropy.apply(queries, items, targets, counts, *pairs)
     return loss
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):
-    """Computes the gradients of both inputs while it computes the loss, so that no scores are kept or made twice."""
+    """Computes the gradients of its inputs while it computes the loss, so that no scores are kept or made twice."""
 
     @staticmethod
     def forward(
-        ctx: Any, queries: torch.Tensor, items: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor
+        ctx: Any,
+        queries: torch.Tensor,
+        items: torch.Tensor,
+        targets: torch.Tensor,
+        counts: torch.Tensor,
+        places: torch.Tensor | None,
+        biased: torch.Tensor | None,
+        values: torch.Tensor | None,
     ) -> torch.Tensor:
         device = queries.device
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
         q, v = queries.detach().to(dtype), items.detach().to(dtype)
-        grads = None
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            grads = torch.zeros_like(q, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
+        grad_q, grad_v = torch.zeros_like(q, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
+        grad_values = None if values is None else torch.zeros_like(values, dtype=torch.float32)
+        grads = (grad_q, grad_v) if any(ctx.needs_input_grad) else None
         total = torch.zeros((), device=device, dtype=torch.float64)
         chunk = max(CHUNK_ELEMENTS // len(v), 16)
+        starts = torch.arange(0, len(q) + chunk, chunk, device=device)
+        ends = [] if places is None else torch.searchsorted(places, starts).tolist()
         with torch.autocast(device.type, enabled=False):
-            for start in range(0, len(q), chunk):
-                part = slice(start, start + chunk)
-                total += _chunk(q[part], v, targets[part], counts[part], grads, part)
-        ctx.save_for_backward(*(grads or ()))
+            for index, start in enumerate(range(0, len(q), chunk)):
+                part, bias = slice(start, start + chunk), None
+                if places is not None and biased is not None and values is not None and grad_values is not None:
+                    own = slice(ends[index], ends[index + 1])
+                    bias = (places[own] - start, biased[own], values.detach()[own].float(), grad_values[own])
+                total += _chunk(q[part], v, targets[part], counts[part], grads, part, bias)
+        ctx.save_for_backward(grad_q, grad_v, grad_values)
         ctx.positions = max(len(q), 1)
         return (total / ctx.positions).to(torch.float32)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grad_q, grad_v = ctx.saved_tensors
+        grad_q, grad_v, grad_values = ctx.saved_tensors
         scale = grad_outputs[0] / ctx.positions
-        return grad_q * scale, grad_v * scale, None, None
+        return (
+            grad_q * scale,
+            grad_v * scale,
+            None,
+            None,
+            None,
+            None,
+            None if grad_values is None else grad_values * scale,
+        )
 
 
 def _chunk(
@@ -80,10 +127,12 @@ def _chunk(
     counts: torch.Tensor,
     grads: tuple[torch.Tensor, torch.Tensor] | None,
     part: slice,
+    bias: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None,
 ) -> torch.Tensor:
     """Summed loss of a few positions; adds their gradients to `grads`.
 
-    q is [positions, K, d] with each row's existing queries first and `counts` (how many exist) descending.
+    q is [positions, K, d] with each row's existing queries first and `counts` (how many exist) descending. `bias` is
+    row, item, value and room for the gradient of each biased pair.
     """
     sizes = (counts[:, None] > torch.arange(q.shape[1], device=q.device)).sum(0).tolist()
     scores = [q[:size, k] @ v.T for k, size in enumerate(sizes) if size]  # [size_k, N] each
@@ -93,6 +142,8 @@ def _chunk(
         torch.maximum(head, values, out=head)
     wins = [values == best[: len(values)] for values in scores] if len(scores) > 1 else None
     logits = best.float()
+    if bias is not None:
+        logits[bias[0], bias[1]] += bias[2]
     rows = torch.arange(len(q), device=q.device)
     top = logits.amax(1, keepdim=True)
     own = logits[rows, targets]
@@ -104,6 +155,8 @@ def _chunk(
     grad_q, grad_v = grads
     weights.div_(norm[:, None])
     weights[rows, targets] -= 1
+    if bias is not None:
+        bias[3].copy_(weights[bias[0], bias[1]])
     weights = weights.to(v.dtype)
     for k, values in enumerate(scores):
         # only the interest that won an item learns from it

@@ -5,7 +5,7 @@ import torch
 
 from recsys_dagster.data.histories import TEST
 from recsys_dagster.larmi.config import LARMIConfig
-from recsys_dagster.larmi.model import LARMI, cluster_table, train_larmi
+from recsys_dagster.larmi.model import LARMI, REPEAT_UNIT, cluster_table, train_larmi
 from recsys_dagster.models import load_model
 from recsys_dagster.training.batching import SequenceBatch, pad
 from recsys_dagster.training.runtime import Runtime
@@ -70,6 +70,8 @@ def slow_interests(model, items, clusters):
 
 def test_interests_and_scores_equal_the_equations(toy_data):
     model = build(toy_data)
+    torch.nn.init.constant_(model.repeat_bias[0:1].data, 0.3)
+    torch.nn.init.constant_(model.repeat_bias[1:2].data, -0.2)
     table = clusters_of(toy_data)
     history = toy_data.history(TEST)
     for user in range(8):
@@ -80,6 +82,8 @@ def test_interests_and_scores_equal_the_equations(toy_data):
         groups += [[j] for j, i in enumerate(items) if i not in known]  # the validation item came later
         o, _ = slow_interests(model, items, [g for g in groups if g])
         want = (o @ model.items.weight.detach().double().numpy().T).max(0)  # Eq. 11
+        for item in set(items.tolist()):
+            want[item] += REPEAT_UNIT * (0.3 - 0.2 * (item == items[-1]))
         got = model.score(np.array([user]), history)[0].numpy()
         np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-4)
 
@@ -116,6 +120,25 @@ def test_padding_and_company_change_no_score(toy_data):
     assert torch.equal(together, model.score(np.arange(30), history))  # two evaluations of one model
     alone = torch.cat([model.score(np.array([user]), history) for user in range(30)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_training_scores_are_those_of_scoring(toy_data):
+    """The loss is the cross-entropy of `score_batch` of every prefix: interests, readout and repeat bias agree."""
+    model = build(toy_data, contrastive_weight=0.0)
+    with torch.no_grad():
+        model.repeat_bias.copy_(torch.tensor([0.3, -0.2]))
+    whole = pad(toy_data.train, np.arange(6), toy_data.max_length)
+    batch = SequenceBatch(whole.users, whole.items[:, :-1], whole.lengths - 1, whole.items[:, 1:])
+    losses = []
+    for row in range(6):
+        for t in range(int(batch.lengths[row])):
+            prefix = SequenceBatch(
+                batch.users[row : row + 1], batch.items[row : row + 1, : t + 1], torch.tensor([t + 1])
+            )
+            with torch.no_grad():
+                scores = model.score_batch(prefix)[0]
+            losses.append(-scores.log_softmax(0)[batch.targets[row, t]])
+    torch.testing.assert_close(model.loss(batch, 0)[0], torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_ablations_switch_their_part_off(toy_data):

@@ -5,15 +5,18 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from recsys_dagster.training import loss as loss_module
-from recsys_dagster.training.loss import catalogue_cross_entropy
+from recsys_dagster.training.loss import ScoreBias, catalogue_cross_entropy
 
 
-def dense(queries, items, targets, valid):
+def dense(queries, items, targets, valid, bias=None):
     """The same figure with every score held at once."""
     scores = queries @ items.T
     if valid is not None:
         scores = scores.masked_fill(~valid[..., None], -torch.inf)
-    return functional.cross_entropy(scores.amax(1), targets)
+    scores = scores.amax(1)
+    if bias is not None:
+        scores = scores.index_put((bias.positions, bias.items), bias.values, accumulate=True)
+    return functional.cross_entropy(scores, targets)
 
 
 @settings(max_examples=40, deadline=None)
@@ -22,9 +25,10 @@ def dense(queries, items, targets, valid):
     positions=st.integers(1, 60),
     interests=st.integers(1, 5),
     masked=st.booleans(),
+    biased=st.booleans(),
     scale=st.sampled_from([0.1, 1.0, 30.0]),
 )
-def test_loss_and_gradients_equal_the_dense_ones(seed, positions, interests, masked, scale):
+def test_loss_and_gradients_equal_the_dense_ones(seed, positions, interests, masked, biased, scale):
     generator = torch.Generator().manual_seed(seed)
     queries = (torch.randn(positions, interests, 6, generator=generator) * scale).double().float().requires_grad_()
     items = torch.randn(23, 6, generator=generator).requires_grad_()
@@ -33,11 +37,17 @@ def test_loss_and_gradients_equal_the_dense_ones(seed, positions, interests, mas
     if masked:
         valid = torch.rand(positions, interests, generator=generator) < 0.5
         valid[:, interests // 2] = True
-    ours = catalogue_cross_entropy(queries, items, targets, valid)
-    reference = dense(queries, items, targets, valid)
+    bias, inputs = None, [queries, items]
+    if biased:
+        pairs = torch.randperm(positions * 23, generator=generator)[: positions * 3]
+        values = torch.randn(len(pairs), generator=generator).requires_grad_()
+        bias = ScoreBias(pairs // 23, pairs % 23, values)
+        inputs.append(values)
+    ours = catalogue_cross_entropy(queries, items, targets, valid, bias)
+    reference = dense(queries, items, targets, valid, bias)
     torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
-    got = torch.autograd.grad(2 * ours, (queries, items))
-    want = torch.autograd.grad(2 * reference, (queries, items))
+    got = torch.autograd.grad(2 * ours, inputs)
+    want = torch.autograd.grad(2 * reference, inputs)
     for ours_grad, reference_grad in zip(got, want, strict=True):
         torch.testing.assert_close(ours_grad, reference_grad, rtol=1e-4, atol=1e-5)
 
@@ -56,9 +66,10 @@ def test_many_chunks_give_the_result_of_one(monkeypatch):
     queries = torch.randn(100, 3, 8, generator=generator)
     items = torch.randn(40, 8, generator=generator)
     targets = torch.randint(40, (100,), generator=generator)
-    whole = catalogue_cross_entropy(queries, items, targets)
+    bias = ScoreBias(torch.arange(100), torch.randint(40, (100,), generator=generator), torch.ones(100))
+    whole = catalogue_cross_entropy(queries, items, targets, bias=bias)
     monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 1)  # the least: 16 positions a chunk
-    torch.testing.assert_close(catalogue_cross_entropy(queries, items, targets), whole)
+    torch.testing.assert_close(catalogue_cross_entropy(queries, items, targets, bias=bias), whole)
 
 
 def test_bf16_is_close():
