@@ -46,6 +46,9 @@ class LARMI(SequentialModel):
         self.attention = nn.Linear(d, 1)  # w, b of Eq. 2
         self.alignment = nn.Linear(d, d, bias=False)  # W_1 of the alignment
         self.dropout = nn.Dropout(config.dropout)
+        self.recency = nn.Parameter(
+            torch.zeros(2)
+        )  # per step back in time: of the clusters' attention, of the capsules
         self.repeat_bias = nn.Parameter(torch.zeros(2))  # in units of REPEAT_UNIT; see `_repeat_values`
         nn.init.normal_(self.items.weight, std=d**-0.5)
         nn.init.eye_(self.capsule_map.weight)  # a capsule starts as a weighted sum of item vectors
@@ -79,6 +82,7 @@ class LARMI(SequentialModel):
             self.routing_logits[:length],
             valid,
             self.config.routing_rounds,
+            self._decay(length),
         )
         if not self.config.semantic:
             return capsules, valid
@@ -120,7 +124,7 @@ class LARMI(SequentialModel):
         return interests[rows, last], valid[rows, last]
 
     def _history_bias(self, batch: SequenceBatch) -> ScoreBias:
-        """The repeat bias of every prefix: pairs of a real position (counted over the batch) and an item it has seen."""
+        """The repeat bias of every prefix: pairs of a real position (counted over the batch) and a seen item."""
         mask, length = batch.mask, batch.items.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
         seen = causal & mask[:, :, None] & self._first_occurrences(batch.items)[:, None, :]  # [batch, prefix, position]
@@ -131,10 +135,10 @@ class LARMI(SequentialModel):
         return ScoreBias(ordinal[row, prefix], item, values)
 
     def _repeat_values(self, is_last: torch.Tensor) -> torch.Tensor:
-        """What is added to the score of an item of the history: one learned number, and another on top for the last one.
+        """What is added to the score of an item of the history: one learned number, and one more for the last.
 
         Item vectors are shared by history and catalogue, so without it the items that explain the interests best, those
-        of the history itself, win every list, although people seldom come back to them.
+        of the history itself, win each list, although people seldom come back to them.
         """
         return REPEAT_UNIT * (self.repeat_bias[0] + self.repeat_bias[1] * is_last)
 
@@ -154,7 +158,15 @@ class LARMI(SequentialModel):
     def _clusters(self, vectors: torch.Tensor, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """h_f of Eq. 2 for every prefix: float [batch, length, F, d], bool [batch, length, F]."""
         members = self.cluster_members(batch)
-        return prefix_cluster_pooling(vectors, self.attention(vectors)[..., 0], members)
+        # a weight that falls by a constant factor per step back is, up to the norm, one that rises with the position
+        age = torch.arange(vectors.shape[1], device=vectors.device)
+        scores = self.attention(vectors)[..., 0] + self.recency[0] * age
+        return prefix_cluster_pooling(vectors, scores, members)
+
+    def _decay(self, length: int) -> torch.Tensor:
+        """exp(-recency * steps back) of every position j in every prefix t: float [length, length], used where j <= t."""
+        place = torch.arange(length, device=self.recency.device)
+        return torch.exp(-self.recency[1] * (place[:, None] - place).clamp(min=0))
 
     def cluster_members(self, batch: SequenceBatch) -> torch.Tensor:
         """Which cluster each item of each history stands in: bool [batch, length, F].

@@ -12,7 +12,12 @@ def squash(x: torch.Tensor) -> torch.Tensor:
 
 
 def dynamic_routing(
-    mapped: torch.Tensor, visible: torch.Tensor, logits: torch.Tensor, valid: torch.Tensor, rounds: int
+    mapped: torch.Tensor,
+    visible: torch.Tensor,
+    logits: torch.Tensor,
+    valid: torch.Tensor,
+    rounds: int,
+    decay: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Route items to interests by agreement, for many prefixes of each history at once.
 
@@ -26,6 +31,8 @@ def dynamic_routing(
         logits: starting logits, float [length, K] or [batch, length, K]; fixed, so that scoring is deterministic.
         valid: bool [batch, prefixes, K]; interests that this prefix may use.
         rounds: how often the weights are computed, at least 1.
+        decay: float [prefixes, length]; what an item counts in a prefix, for example less when it is old. 1 unless
+            given.
 
     Returns:
         m, float [batch, prefixes, K, d]; zero where an interest is not valid.
@@ -37,9 +44,11 @@ def dynamic_routing(
     g = g.masked_fill(~valid[..., None], -torch.inf)
     for turn in range(rounds):
         weights = torch.softmax(g, dim=2).masked_fill(~seen, 0.0)  # [batch, prefixes, K, length]
+        if decay is not None:
+            weights = weights * decay[:, None, :]
         if turn == rounds - 1:
             break
-        e = squash(_gather(weights, fixed))
+        e = squash(_gather(weights.detach(), fixed))
         g = g + _agree(e, fixed)
     return _gather(weights, mapped)
 

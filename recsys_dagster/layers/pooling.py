@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+SCORE_RANGE = 80.0
+"""Scores of one cluster may differ by this much (a factor of 10^34) in single precision; below it they count as equal."""
+
 
 def prefix_cluster_pooling(
     vectors: torch.Tensor, scores: torch.Tensor, members: torch.Tensor
@@ -20,10 +23,11 @@ def prefix_cluster_pooling(
     Returns:
         h float [batch, length, F, d] (zero where the cluster has no item yet) and bool [batch, length, F]: it has one.
     """
-    shifted = scores - scores.detach().masked_fill(~members.any(-1), -torch.inf).amax(1, keepdim=True).clamp(min=-1e4)
+    spread = scores[..., None].expand(members.shape)
+    top = spread.detach().masked_fill(~members, -torch.inf).amax(1, keepdim=True).clamp(min=-1e30)
     # padding's own score may be anything: keep its exponential from overflowing before it is masked away
-    weight = shifted.clamp(-60.0, 0.0).exp()[..., None] * members  # [batch, length, F]
+    weight = (spread - top).clamp(-SCORE_RANGE, 0.0).exp() * members  # [batch, length, F]
     total = weight.cumsum(1)
     sums = torch.cumsum(weight[..., None] * vectors[:, :, None, :], dim=1)  # [batch, length, F, d]
     present = members.cumsum(1) > 0
-    return sums / total.clamp(min=1e-30)[..., None], present
+    return sums / total.clamp(min=1e-36)[..., None], present

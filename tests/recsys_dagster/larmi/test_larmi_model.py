@@ -13,6 +13,7 @@ from recsys_dagster.training.runtime import Runtime
 pytestmark = pytest.mark.usefixtures("small_cutoff")
 
 N_ITEMS = 24
+RECENCY = (0.4, 0.25)
 SMALL = LARMIConfig(dimension=8, dropout=0.0, interests=3, epochs=5, patience=5, batch_size=16, learning_rate=3e-3)
 
 
@@ -46,7 +47,7 @@ def slow_interests(model, items, clusters):
     k_all = min(model.config.interests, len(items))
     h = []
     for members in clusters:
-        weights = np.array([np.exp(w @ v[j] + b) for j in members])
+        weights = np.array([np.exp(w @ v[j] + b - RECENCY[0] * (len(items) - 1 - j)) for j in members])
         h.append(sum(a * v[j] for a, j in zip(weights / weights.sum(), members, strict=True)))
     g = model.routing_logits.double().numpy()[: len(items), :k_all].copy()
     for turn in range(model.config.routing_rounds):
@@ -54,7 +55,7 @@ def slow_interests(model, items, clusters):
         for j in range(len(items)):
             route = np.exp(g[j]) / np.exp(g[j]).sum()
             for k in range(k_all):
-                m[k] += route[k] * (big_w @ v[j])
+                m[k] += np.exp(-RECENCY[1] * (len(items) - 1 - j)) * route[k] * (big_w @ v[j])
         if turn < model.config.routing_rounds - 1:
             for k in range(k_all):
                 norm = np.linalg.norm(m[k])
@@ -70,8 +71,9 @@ def slow_interests(model, items, clusters):
 
 def test_interests_and_scores_equal_the_equations(toy_data):
     model = build(toy_data)
-    torch.nn.init.constant_(model.repeat_bias[0:1].data, 0.3)
-    torch.nn.init.constant_(model.repeat_bias[1:2].data, -0.2)
+    with torch.no_grad():
+        model.repeat_bias.copy_(torch.tensor([0.3, -0.2]))
+        model.recency.copy_(torch.tensor(RECENCY))
     table = clusters_of(toy_data)
     history = toy_data.history(TEST)
     for user in range(8):
@@ -127,6 +129,7 @@ def test_training_scores_are_those_of_scoring(toy_data):
     model = build(toy_data, contrastive_weight=0.0)
     with torch.no_grad():
         model.repeat_bias.copy_(torch.tensor([0.3, -0.2]))
+        model.recency.copy_(torch.tensor(RECENCY))
     whole = pad(toy_data.train, np.arange(6), toy_data.max_length)
     batch = SequenceBatch(whole.users, whole.items[:, :-1], whole.lengths - 1, whole.items[:, 1:])
     losses = []
