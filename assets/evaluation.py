@@ -9,9 +9,10 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized, picture, sequence_data
-from assets.models import MODELS, RUNTIME_FILE
+from assets.models import RUNTIME_FILE
 from assets.tables import conform, definition_metadata
 from recsys_dagster.data.registry import get_dataset
+from recsys_dagster.models import MODEL_NAMES
 from resources.gpu import GpuResource
 from resources.storage import AssetStore
 
@@ -27,9 +28,9 @@ class RecommendationsConfig(dg.Config):
     @field_validator("models")
     @classmethod
     def _known(cls, models: list[str]) -> list[str]:
-        unknown = [name for name in models if name not in MODELS]
+        unknown = [name for name in models if name not in MODEL_NAMES]
         if unknown or len(set(models)) < len(models):
-            raise ValueError(f"models is {models}; expected distinct ones of {', '.join(MODELS)}")
+            raise ValueError(f"models is {models}; expected distinct ones of {', '.join(MODEL_NAMES)}")
         return models
 
 
@@ -95,7 +96,7 @@ def evaluated_models(
     dataset = context.partition_key
     protocol, device = get_dataset(dataset).protocol, gpu.runtime()["device"]
     data = sequence_data(dataset, interactions, users, items)
-    directories = dict(zip(MODELS, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
+    directories = dict(zip(MODEL_NAMES, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
     tables, per_user = [], []
     for name, directory in directories.items():
         result = evaluate_per_user(
@@ -115,7 +116,7 @@ def evaluated_models(
         "models": len(directories),
         **figures,
         "comparison": picture(
-            metric_bars, bars.loc[[name for name in MODELS if name in bars.index]], "Whole catalogue"
+            metric_bars, bars.loc[[name for name in MODEL_NAMES if name in bars.index]], "Whole catalogue"
         ),
     }
     yield materialized(table, metadata, watch, config, asset="metrics")
@@ -164,7 +165,7 @@ def recommendations(
 
     watch = Stopwatch()
     data, device = sequence_data(context.partition_key, interactions, users, items), gpu.runtime()["device"]
-    directories = dict(zip(MODELS, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
+    directories = dict(zip(MODEL_NAMES, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
     tables = [best_of(load_model(directories[name], device), data, model=name, n=config.n) for name in config.models]
     table = conform(pd.concat(tables, ignore_index=True), "recommendations")
     coverage = {

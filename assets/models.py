@@ -25,9 +25,6 @@ from recsys_dagster.larmi.config import LARMIConfig
 from resources.gpu import GpuResource
 from resources.storage import AssetStore
 
-MODELS = ("popularity", "sasrec", "larmi", "g2rec")
-"""Keys of the models; the asset of each is called ``<key>_model``."""
-
 RUNTIME_FILE = "runtime.json"
 """File in a model's directory that says on what and with which seed it was trained."""
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from recsys_dagster.training.ranking import Scorer
 
 MODEL_NAMES = ("popularity", "sasrec", "larmi", "g2rec")
-"""Keys of the models, in the order of the leaderboard's first column before it is sorted."""
+"""Keys of the models; the asset of each is called ``<key>_model``."""
 
 
 def load_model(directory: Path, device: str = "cpu") -> Scorer:

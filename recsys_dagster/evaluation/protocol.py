@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recsys_dagster.data.histories import TEST, Histories
+from recsys_dagster.data.histories import TEST
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.evaluation.metrics import DEFAULT_KS, summarise, user_metrics
 
@@ -94,7 +94,7 @@ def evaluate_per_user(
     """
     from recsys_dagster.training.ranking import target_ranks
 
-    targets = distinct(data.targets(TEST))
+    targets = data.targets(TEST)
     if not len(targets.items):
         raise RecsysError(
             f"dataset {dataset}: no user has an item in the test split, expected at least one.",
@@ -128,15 +128,6 @@ def deciding_k(protocol: str) -> int:
     (10, 20)
     """
     return 20 if protocol == "chronological_622" else 10
-
-
-def distinct(histories: Histories) -> Histories:
-    """Each user's items once, at their first place."""
-    pairs = histories.users.astype(np.int64) * histories.n_items + histories.items
-    first = np.sort(np.unique(pairs, return_index=True)[1])
-    indptr = np.zeros(histories.n_users + 1, dtype=np.int64)
-    np.cumsum(np.bincount(histories.users[first], minlength=histories.n_users), out=indptr[1:])
-    return Histories(indptr, histories.items[first], histories.n_items)
 
 
 def negative_matrix(negatives: pd.DataFrame, *, n_users: int, n_items: int) -> NDArray[np.int32]:

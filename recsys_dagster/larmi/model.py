@@ -164,7 +164,7 @@ class LARMI(SequentialModel):
         return prefix_cluster_pooling(vectors, scores, members)
 
     def _decay(self, length: int) -> torch.Tensor:
-        """exp(-recency * steps back) of every position j in every prefix t: float [length, length], used where j <= t."""
+        """exp(-recency * steps back) of every position j in every prefix t: float [length, length]; j <= t matters."""
         place = torch.arange(length, device=self.recency.device)
         return torch.exp(-self.recency[1] * (place[:, None] - place).clamp(min=0))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 SCORE_RANGE = 80.0
-"""Scores of one cluster may differ by this much (a factor of 10^34) in single precision; below it they count as equal."""
+"""Scores of one cluster may differ by this much (a factor of 10^34) in single precision; below it they are equal."""
 
 
 def prefix_cluster_pooling(

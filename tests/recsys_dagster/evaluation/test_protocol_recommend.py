@@ -7,7 +7,6 @@ from recsys_dagster.data.histories import TEST, Histories
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.evaluation.protocol import (
     METRIC_COLUMNS,
-    distinct,
     evaluate,
     evaluate_per_user,
     negative_matrix,
@@ -80,8 +79,7 @@ def test_per_user_values_are_those_of_the_mean():
 
 def test_repeated_target_counts_once():
     data = SequenceData(histories([[0]], 4), histories([[]], 4), histories([[2, 1, 2]], 4), 20, True)
-    one = distinct(data.targets(TEST))
-    assert one.of(0).tolist() == [2, 1]
+    assert data.targets(TEST).of(0).tolist() == [2, 1]
     table = evaluate(FixedScorer([[0, 1, 3, 2]]), data, None, ks=(1,), **{**NAMES, "protocol": "chronological_622"})
     assert value(table, "full", "Recall", 1) == 0.5
     assert value(table, "full", "NDCG", 1) == 1.0
