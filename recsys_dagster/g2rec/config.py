@@ -12,7 +12,7 @@ from recsys_dagster.training.config import TrainingConfig
 class G2RecConfig(TrainingConfig):
     """G2Rec's recommender: a causal decoder over items and interest profile tokens (Eq. 8-13)."""
 
-    epochs: int = Field(10, ge=1, description="Most passes over the train split; it starts from SASRec's items")
+    epochs: int = Field(6, ge=1, description="Most passes over the train split; it starts from SASRec's items")
     layout: Literal["interleaved", "fused"] = Field(
         "fused",
         description="interleaved: BOS, x1, y1, x2, y2, ... (Eq. 8); fused: one position an item, y added to x",

@@ -13,10 +13,10 @@ class LARMIConfig(TrainingConfig):
     Its ablations: `semantic` and `collaborative` here, `synthesis` of the cliques, `solver` of the cover.
     """
 
-    epochs: int = Field(12, ge=1, description="Most passes over the train split")
+    epochs: int = Field(8, ge=1, description="Most passes over the train split")
     interests: int = Field(4, ge=1, description="K, the most interests of a user; a history of fewer items has fewer")
     routing_rounds: int = Field(3, ge=1, description="Rounds of dynamic routing")
-    learning_rate: float = Field(3e-3, gt=0, description="Adam's step size after a warm-up of 100 steps")
+    learning_rate: float = Field(5e-3, gt=0, description="Adam's step size after a warm-up of 100 steps")
     dropout: float = Field(0.3, ge=0, lt=1, description="Dropout of the item vectors that the model reads")
     contrastive_weight: float = Field(
         0.1,

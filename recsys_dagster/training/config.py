@@ -9,7 +9,7 @@ class TrainingConfig(BaseModel):
     """The training loop: how long, how fast, when to stop."""
 
     epochs: int = Field(
-        16, ge=1, description="Most passes over the train split; the step size falls linearly over them, to a tenth"
+        12, ge=1, description="Most passes over the train split; the step size falls linearly over them, to a tenth"
     )
     patience: int = Field(5, ge=1, description="Stop after this many epochs without a better validation figure")
     batch_size: int = Field(
