@@ -240,8 +240,8 @@ def ui(
     """Start the Dagster UI, with its daemon for schedules and backfills."""
     from resources.instance import prepare_home
 
-    prepare_home()
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "recsys_dagster.definitions", "-h", host, "-p", str(port)]
+    workspace = str(prepare_home() / "workspace.yaml")
+    command = [sys.executable, "-m", "dagster", "dev", "-w", workspace, "-h", host, "-p", str(port)]
     _out().print(f"The UI will be at http://{host}:{port} (stop it with Ctrl-C).", highlight=False)
     try:
         code = subprocess.call(command, env=os.environ)

@@ -23,6 +23,9 @@ KEY_FIGURES = (
 )  # fmt: skip
 """Metadata shown on an asset's line, where it has them."""
 
+RECOVERY = "adjusted_mutual_information"
+"""Metadata of the one check whose figure is worth a line when it passes: were the planted interests found again?"""
+
 _PREFIX = re.compile(r"^[\w.]*\b\w*(?:Error|Exception|Failure): ")
 
 
@@ -184,6 +187,9 @@ class Reporter:
             self._line("done", "green", materialization.asset_key.to_user_string(), took, figures)
         elif kind == "ASSET_CHECK_EVALUATION":
             check = event.asset_check_evaluation_data
+            if check.passed and (recovered := check.metadata.get(RECOVERY)) is not None:
+                name = f"{check.asset_key.to_user_string()}: {check.check_name}"
+                self._line("check", "green", name, None, f"{RECOVERY.replace('_', ' ')} {recovered.value:.3f}")
             if not check.passed:
                 name = f"{check.asset_key.to_user_string()}: {check.check_name}"
                 text = f"check failed: {name}: {check.description or 'no description'}"

@@ -33,12 +33,21 @@ python_logs:
   python_log_level: INFO
 """
 
+WORKSPACE = """\
+# Written by recsys-dagster when it was absent. The name is the one in the project's own workspace.yaml and
+# pyproject.toml, so that backfills and schedules find the code wherever the UI was started from.
+load_from:
+  - python_module:
+      module_name: recsys_dagster.definitions
+      location_name: recsys_dagster
+"""
+
 PROCESS_TAG = "recsys/process"
 """Run tag with the process id and its start time; the process that executes the run is the one that can end it."""
 
 
 def prepare_home() -> Path:
-    """Make the state directory with a `dagster.yaml`, and point DAGSTER_HOME at it unless it is set.
+    """Make the state directory with `dagster.yaml` and `workspace.yaml`; point DAGSTER_HOME at it unless it is set.
 
     Returns:
         The folder of the Dagster instance.
@@ -48,9 +57,9 @@ def prepare_home() -> Path:
     folder = Path(os.environ.setdefault("DAGSTER_HOME", str(root / "dagster"))).absolute()
     os.environ["DAGSTER_HOME"] = str(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = folder / "dagster.yaml"
-    if not settings.exists():
-        settings.write_text(SETTINGS, encoding="utf-8")
+    for name, text in (("dagster.yaml", SETTINGS), ("workspace.yaml", WORKSPACE)):
+        if not (folder / name).exists():
+            (folder / name).write_text(text, encoding="utf-8")
     return folder
 
 

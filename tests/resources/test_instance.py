@@ -22,6 +22,9 @@ def test_home_is_made_with_settings_that_dagster_accepts(monkeypatch, tmp_path):
     assert prepare_home() == folder
     settings = yaml.safe_load((folder / "dagster.yaml").read_text())
     assert settings["telemetry"] == {"enabled": False}
+    # One name for the code location everywhere, else runs that a backfill asks for are not found by the daemon.
+    project = yaml.safe_load(Path("workspace.yaml").read_text())
+    assert yaml.safe_load((folder / "workspace.yaml").read_text()) == project
     with open_instance() as instance:
         assert instance.telemetry_enabled is False
         assert instance.event_log_storage.get_pool_config().default_pool_limit == 1
