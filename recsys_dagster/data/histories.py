@@ -66,15 +66,6 @@ class Histories:
         """Items of one user, oldest first."""
         return self.items[self.indptr[user] : self.indptr[user + 1]]
 
-    def last(self, length: int) -> Histories:
-        """Each user's most recent `length` interactions."""
-        keep = self._position_from_end() < length
-        indptr = np.concatenate([[0], np.cumsum(np.minimum(self.lengths, length))]).astype(np.int64)
-        return Histories(indptr, self.items[keep], self.n_items)
-
     def popularity(self) -> NDArray[np.int64]:
         """int64 [N]: how often each item occurs."""
         return np.bincount(self.items, minlength=self.n_items)
-
-    def _position_from_end(self) -> NDArray[np.int64]:
-        return np.repeat(self.indptr[1:], self.lengths) - 1 - np.arange(len(self.items))

@@ -46,9 +46,8 @@ class LARMI(SequentialModel):
         self.attention = nn.Linear(d, 1)  # w, b of Eq. 2
         self.alignment = nn.Linear(d, d, bias=False)  # W_1 of the alignment
         self.dropout = nn.Dropout(config.dropout)
-        self.recency = nn.Parameter(
-            torch.zeros(2)
-        )  # per step back in time: of the clusters' attention, of the capsules
+        # per step back in time: of the clusters' attention, of the capsules
+        self.recency = nn.Parameter(torch.zeros(2))
         self.repeat_bias = nn.Parameter(torch.zeros(2))  # in units of REPEAT_UNIT; see `_repeat_values`
         nn.init.normal_(self.items.weight, std=d**-0.5)
         nn.init.eye_(self.capsule_map.weight)  # a capsule starts as a weighted sum of item vectors

@@ -14,4 +14,4 @@ class Runtime(BaseModel):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Number format of matrix products (autocast)")
     compile: bool = Field(False, description="Compile the model with torch.compile; pays on a GPU with many epochs")
     seed: int = Field(0, description="Seed of weights, batches, dropout and noise")
-    deterministic: bool = Field(True, description="Only algorithms that give the same result twice")
+    deterministic: bool = Field(True, description="Ask PyTorch for algorithms that give the same result twice")
