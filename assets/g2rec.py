@@ -2,21 +2,27 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized, picture, train_histories
+from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized, picture, plain
 from assets.tables import conform, definition_metadata
-from recsys_dagster.evaluation.plots import degree_distribution, histogram
+from recsys_dagster.evaluation.plots import degree_distribution, histogram, over_nights
 from recsys_dagster.g2rec.coengagement import CoengagementConfig
 from recsys_dagster.g2rec.soft_modularity import SoftConfig
 from resources.storage import AssetStore
+from resources.stored_table import StoredTable
+
+if TYPE_CHECKING:
+    from recsys_dagster.g2rec.night import LastNight
 
 KINDS = {"pandas", "parquet"}
+NIGHTS_SHOWN = 60
+"""Materializations drawn in the picture of nights."""
 
 
 class GraphConfig(CoengagementConfig, dg.Config):
@@ -29,7 +35,20 @@ class MembershipsConfig(SoftConfig, dg.Config):
     """How prototypes are found."""
 
     seed: int = Field(0, ge=0, description="Seed of Leiden and of the links' negatives")
-    warm_start: bool = Field(True, description="Start from the stored memberships of the last run and keep their ids")
+    warm_start: bool = Field(
+        True,
+        description="Go on from the stored memberships of the last run, and publish nothing that collapsed against "
+        "them; false clusters afresh and publishes whatever comes. Prototypes keep their ids either way",
+    )
+    max_prototype_share: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="A warm run with a larger share of all weight in one prototype is not published",
+    )
+    max_modularity_drop: float = Field(
+        0.2, gt=0, le=1, description="A warm run whose soft modularity fell by a larger share is not published"
+    )
 
 
 @dg.asset(
@@ -40,28 +59,39 @@ class MembershipsConfig(SoftConfig, dg.Config):
     metadata=definition_metadata("coengagement_graph"),
 )
 def coengagement_graph(
-    config: GraphConfig, interactions: pd.DataFrame, users: pd.DataFrame, items: pd.DataFrame
+    config: GraphConfig, interactions: StoredTable, items: pd.DataFrame
 ) -> dg.MaterializeResult[Any]:
     """Items touched by the same users (G2Rec, Eq. 1-2): `w_ij = sum_u N_u (N_u - 1) / (2 m_u) * draws of (i, j)`.
 
     Of each user's pairs m are drawn as Theorem 2 asks for epsilon and delta; where m is not below all
-    `N (N - 1) / 2` pairs, the exact clique is taken. Train interactions only.
+    `N (N - 1) / 2` pairs, the exact clique is taken. Train interactions only, read in pieces: the log need not fit in
+    memory.
     """
-    from recsys_dagster.g2rec.coengagement import build_graph, graph_statistics
+    from recsys_dagster.data.histories import TRAIN, stream_histories
+    from recsys_dagster.g2rec.coengagement import build_graph
+    from recsys_dagster.g2rec.graph import graph_statistics
 
     watch = Stopwatch()
-    table = build_graph(train_histories(interactions, users, items), config, seed=config.seed)
+    columns, dated, newest = ["user_id", "item_id", "split"], config.half_life_days is not None, None
+    if dated:
+        columns.append("timestamp")
+        trained = (batch.loc[batch["split"] == TRAIN, "timestamp"] for batch in interactions.batches(columns[2:]))
+        newest = max((int(times.max()) for times in trained if len(times)), default=0)
+    log = stream_histories(interactions.batches(columns), n_items=len(items), times=dated)
+    table = build_graph(log, config, seed=config.seed, newest=newest)
     ends = np.concatenate([table["source"].to_numpy(), table["target"].to_numpy()])
     degrees = np.bincount(ends, minlength=len(items))
     metadata = {
         **graph_statistics(table, len(items)),
         "degrees": picture(degree_distribution, degrees, "Items that share users with an item"),
+        "weights": picture(histogram, table["weight"].to_numpy(), "Weight of an edge", "weight", log=True),
     }
     return materialized(conform(table, "coengagement_graph"), metadata, watch, config)
 
 
 def _output(table: str, description: str) -> dg.AssetOut:
     return dg.AssetOut(
+        is_required=False,  # a collapsed clustering is not published
         group_name="g2rec",
         description=description,
         owners=OWNERS,
@@ -87,6 +117,15 @@ def _output(table: str, description: str) -> dg.AssetOut:
             "members that left.",
         ),
     },
+    check_specs=[
+        dg.AssetCheckSpec(
+            "clustering_did_not_collapse",
+            asset="soft_memberships",
+            blocking=True,
+            description="No giant prototype and no sharp fall of modularity against the stored clustering; else that "
+            "one stays as it is, and nothing is published.",
+        )
+    ],
 )
 def interests(
     context: dg.AssetExecutionContext,
@@ -96,40 +135,75 @@ def interests(
     interactions: pd.DataFrame,
     users: pd.DataFrame,
     items: pd.DataFrame,
-) -> Iterator[dg.MaterializeResult[Any]]:
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
     """Cluster the graph softly, name the prototypes, and keep last night's ids."""
-    from recsys_dagster.g2rec.prototypes import align, prototype_table
+    from recsys_dagster.g2rec.alignment import align
+    from recsys_dagster.g2rec.night import collapse
+    from recsys_dagster.g2rec.prototypes import prototype_overlap, prototype_table
     from recsys_dagster.g2rec.soft_modularity import soft_memberships
 
     watch = Stopwatch()
-    previous, next_id = last_memberships(store, context.partition_key, items) if config.warm_start else (None, None)
+    last = last_night(store, context.partition_key, items)
     table, facts = soft_memberships(
         coengagement_graph,
         len(items),
         config,
         seed=config.seed,
-        initial=previous,
+        last=last if config.warm_start else None,
         validation_links=validation_links(interactions),
     )
-    drift = pd.DataFrame()
-    if previous is None:
-        next_id = int(table["prototype_id"].max()) + 1
-    else:
-        alignment = align(previous, table, next_id=next_id)
-        table, next_id, drift = alignment.memberships, alignment.next_id, alignment.drift
-    described = prototype_table(table, items, previous, gammas=config.gammas)
+    reasons: list[str] = []
+    drift, next_id, previous = pd.DataFrame(), int(table["prototype_id"].max()) + 1, None
+    if last is not None:
+        alignment = align(last.memberships, table, next_id=last.next_id)
+        table, next_id, drift, previous = alignment.memberships, alignment.next_id, alignment.drift, last.memberships
+    if last is not None and config.warm_start and last.resolutions == config.resolutions:
+        limits = {"max_share": config.max_prototype_share, "max_drop": config.max_modularity_drop}
+        reasons = collapse(facts["levels"], last, **limits)
+    level_facts = _level_facts(facts, drift)
+    yield _guard(reasons, level_facts)
+    if reasons:
+        return
+    described = prototype_table(table, items, previous, gammas=facts["gammas"])
     memberships = conform(table, "soft_memberships")
     # Dense item ids change with the data and ids of dead prototypes are not given again, so the next night needs these.
-    memberships.attrs = {"item_keys": items["source_key"].tolist(), "next_id": int(next_id or 0)}
-    metadata = {**_level_facts(facts, drift), "rho": config.rho, "warm_start": previous is not None}
+    memberships.attrs = {
+        "item_keys": items["source_key"].tolist(),
+        "next_id": next_id,
+        "resolutions": config.resolutions,
+        **{name: facts[name] for name in ("gammas", "temperatures", "levels")},
+    }
+    metadata = {**level_facts, "rho": config.rho, "warm_start": last is not None and config.warm_start}
     metadata |= {"entries_per_item": len(memberships) / (len(items) * memberships["level"].nunique())}
     metadata |= {"membership_entropy": _entropy_picture(memberships)}
+    metadata |= {"nights": _nights_picture(context, level_facts)}
     yield materialized(memberships, metadata, watch, config, asset="soft_memberships")
     sizes = picture(histogram, described["size"].to_numpy(), "Items of a prototype", "items", log=True)
     births = int((described["previous_id"] < 0).sum())
-    about = {"prototypes": len(described), "births": births, "mean_drift": float(described["drift"].mean())}
+    about = {
+        "prototypes": len(described),
+        "births": births,
+        "mean_drift": float(described["drift"].mean()),
+        "overlap": prototype_overlap(table, described),
+    }
     yield materialized(
         conform(described, "prototypes"), {**about, "prototype_sizes": sizes}, watch, config, asset="prototypes"
+    )
+
+
+def _guard(reasons: list[str], facts: dict[str, Any]) -> dg.AssetCheckResult:
+    text = "; ".join(reasons)
+    if reasons:
+        text = (
+            f"Not published, the stored clustering stays: {text}. To mend: look at the new interactions; to publish "
+            "this clustering all the same, run once with warm_start: false."
+        )
+    return dg.AssetCheckResult(
+        check_name="clustering_did_not_collapse",
+        asset_key="soft_memberships",
+        passed=not reasons,
+        description=text or "as sound as the stored clustering",
+        metadata=plain(facts),
     )
 
 
@@ -143,31 +217,50 @@ def validation_links(interactions: pd.DataFrame) -> np.ndarray:
     return pd.concat([train, validation], axis=1, join="inner").to_numpy(dtype=np.int64)
 
 
-def last_memberships(store: AssetStore, partition: str, items: pd.DataFrame) -> tuple[pd.DataFrame | None, int | None]:
-    """The stored memberships in today's item ids, and the smallest prototype id never given; (None, None) at first.
+def last_night(store: AssetStore, partition: str, items: pd.DataFrame) -> "LastNight | None":
+    """What the stored memberships leave for tonight, in today's item ids; None where there are none yet.
 
     Items that are gone are left out; an item keeps its key in the source, whatever its number.
     """
+    from recsys_dagster.g2rec.night import LastNight
+
     table = store.previous_table("soft_memberships", partition)
-    if table is None or "item_keys" not in table.attrs:
-        return None, None
-    keys, next_id = table.attrs["item_keys"], int(table.attrs["next_id"])
-    table.attrs = {}
+    if table is None or "temperatures" not in table.attrs:
+        return None
+    left, table.attrs = table.attrs, {}
     today = pd.Series(items["item_id"].to_numpy(), index=items["source_key"])
-    now = today.reindex(keys).fillna(-1).to_numpy(dtype=np.int32)
+    now = today.reindex(left["item_keys"]).fillna(-1).to_numpy(dtype=np.int32)
     moved = table.assign(item_id=now[table["item_id"].to_numpy()])
     moved = moved[moved["item_id"] >= 0].sort_values(["item_id", "level", "prototype_id"], ignore_index=True)
-    return (moved, next_id) if len(moved) else (None, None)
+    if moved.empty:
+        return None
+    facts = {name: left[name] for name in ("resolutions", "gammas", "temperatures", "levels")}
+    return LastNight(moved, int(left["next_id"]), **facts)
 
 
 def _level_facts(facts: dict[str, Any], drift: pd.DataFrame) -> dict[str, Any]:
     """One number per metadata name, so that each plots over the nights."""
-    flat = {name: value for name, value in facts.items() if name != "levels"}
+    lists = ("levels", "gammas", "temperatures")  # each level tells its own
+    flat = {name: value for name, value in facts.items() if name not in lists}
     for number, level in enumerate(facts["levels"]):
         flat |= {f"level_{number}_{name}": value for name, value in level.items() if name != "level"}
     for row in drift.to_dict("records"):
         flat |= {f"level_{int(row['level'])}_{name}": row[name] for name in ("ari", "moved_mass", "births", "deaths")}
     return flat
+
+
+def _nights_picture(context: dg.AssetExecutionContext, facts: dict[str, Any]) -> dg.MarkdownMetadataValue:
+    """Soft modularity of each level and AUC over the last materializations, tonight's last."""
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey("soft_memberships"), asset_partitions=[context.partition_key])
+    records = context.instance.fetch_materializations(wanted, limit=NIGHTS_SHOWN).records
+    nights = [facts]
+    for record in records:
+        if record.asset_materialization is not None:
+            stored = record.asset_materialization.metadata
+            nights.append({name: value.value for name, value in stored.items()})
+    names = [name for name in facts if name.endswith("_q_soft") or name in ("auc_hard", "auc_soft")]
+    lines = {name: [night.get(name) for night in reversed(nights)] for name in names}
+    return picture(over_nights, lines, "Soft modularity and AUC on held-out links, night by night")
 
 
 def _entropy_picture(memberships: pd.DataFrame) -> dg.MarkdownMetadataValue:

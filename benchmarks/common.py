@@ -10,7 +10,10 @@ import platform
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recsys_dagster.data.prepare import Prepared
 
 
 def main(
@@ -53,6 +56,18 @@ def main(
         for key, value in json.loads(line).items():
             print(f"{key}: {value}")
     return result
+
+
+def prepared(dataset: str) -> Prepared:
+    """A dataset as the project prepares it; real ones are read from RECSYS_DATA_DIR."""
+    from recsys_dagster.data.prepare import prepare
+    from recsys_dagster.data.readers import read_raw
+    from recsys_dagster.data.registry import get_dataset
+    from recsys_dagster.data.sources import data_directory
+    from resources.storage import home
+
+    spec = get_dataset(dataset)
+    return prepare(read_raw(spec, data_directory(), home()), spec)
 
 
 def machine() -> dict[str, Any]:

@@ -21,12 +21,12 @@ class Progress:
 
     Args:
         label: what is being done, for example ``"sasrec: training"``.
-        total: how many steps there are.
+        total: how many steps there are; None where nobody knows.
         unit: the name of one step.
         interval_s: seconds between two log lines.
     """
 
-    def __init__(self, label: str, total: int, unit: str = "steps", *, interval_s: float = 15.0) -> None:
+    def __init__(self, label: str, total: int | None, unit: str = "steps", *, interval_s: float = 15.0) -> None:
         self.label, self.total, self.unit, self.interval_s = label, total, unit, interval_s
         self.done = 0
         self._started = self._last = time.monotonic()
@@ -54,9 +54,13 @@ class Progress:
             return
         self._last = now
         rate = self.done / max(now - self._started, 1e-9)
+        note = f", {note}" if note else ""
+        if self.total is None:
+            logger.info("%s: %s %s, %.1f a second%s", self.label, f"{self.done:,}", self.unit, rate, note)
+            return
         remaining = max(self.total - self.done, 0) / max(rate, 1e-9)
         logger.info(
             "%s: %s of %s %s (%.0f %%), %.1f a second, about %.0f s left%s",
             self.label, f"{self.done:,}", f"{self.total:,}", self.unit, 100 * self.done / max(self.total, 1), rate,
-            remaining, f", {note}" if note else "",
+            remaining, note,
         )  # fmt: skip

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from resources.stored_table import StoredTable
+
 if TYPE_CHECKING:
     from upath import UPath
 
@@ -167,6 +169,10 @@ class _ParquetManager(_StoreIOManager):
         write_atomically(path, lambda local: obj.to_parquet(local, index=False, compression="zstd"))
 
     def load_from_path(self, context: dg.InputContext, path: "UPath") -> Any:
+        if context.dagster_type.typing_type is StoredTable:
+            if not path.exists():
+                raise FileNotFoundError(str(path))  # said in words by `load_input`
+            return StoredTable(path)
         table = read_parquet(path)
         table.attrs.clear()  # pandas copies them at every step; who needs them asks `previous_table`
         return table

@@ -72,6 +72,27 @@ def training_curves(training: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figu
     return figure
 
 
+def over_nights(lines: Mapping[str, Sequence[float | None]], title: str) -> Figure:
+    """One line a measure over consecutive nights, the last one at 0.
+
+    Args:
+        lines: values by name, oldest first; None where a night has none.
+        title: what they are.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (axis,) = _figure()
+    for (name, values), color in zip(lines.items(), _colors(len(lines)), strict=True):
+        nights = np.arange(len(values)) - len(values) + 1
+        known = np.array([np.nan if value is None else float(value) for value in values])
+        axis.plot(nights, known, ".-", color=color, label=name, linewidth=1.6)
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    _finish(axis, title=title, xlabel="nights (0 is this one)")
+    if lines:
+        axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
 def degree_distribution(degrees: ArrayLike, title: str = "Degrees") -> Figure:
     """How many nodes have at least a given degree, on two logarithmic axes.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +14,10 @@ from scipy import sparse
 
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.errors import RecsysError
+from recsys_dagster.g2rec.parallel import parallel_rows
 from recsys_dagster.progress import Progress
 
-logger = logging.getLogger("recsys_dagster")
+SECONDS_A_DAY = 86_400.0
 
 
 class CoengagementConfig(BaseModel):
@@ -42,7 +43,13 @@ class CoengagementConfig(BaseModel):
         description="Weight of an edge: users who share the pair (count); the same, but a user with N items gives "
         "1/(N-1) a pair, so that every interaction counts alike (user_normalised); 1 (binary, the A of Eq. 3).",
     )
-    chunk_pairs: int = Field(default=4_000_000, ge=1, description="Pairs held in memory at once.")
+    half_life_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="A pair counts half as much for every so many days of its two interactions' mean age, reckoned "
+        "from the newest train interaction. None: age does not matter. Needs timestamps.",
+    )
+    chunk_pairs: int = Field(default=16_000_000, ge=1, description="Pairs held in memory at once.")
 
 
 def sample_sizes(
@@ -69,181 +76,246 @@ def sample_sizes(
     return np.minimum(m, pairs), m >= pairs
 
 
-def build_graph(histories: Histories, config: CoengagementConfig | None = None, *, seed: int = 0) -> pd.DataFrame:
+def build_graph(
+    histories: Histories | Iterable[Histories],
+    config: CoengagementConfig | None = None,
+    *,
+    seed: int = 0,
+    newest: int | None = None,
+) -> pd.DataFrame:
     """Count which items the same users engaged with.
 
     A user with N distinct items adds weight 1 to each of his N (N - 1) / 2 pairs, or, where Theorem 2 asks for fewer
     draws m than that, weight ``N (N - 1) / (2 m)`` to each of m pairs drawn uniformly with replacement. Users are taken
     in chunks and the chunks are summed as they come, so memory is linear in the edges kept. The result does not depend
-    on the chunk size.
+    on how users are cut into chunks.
 
     Args:
-        histories: the train split. Repeats of an item in one history count once.
-        config: accuracy, history cap and weighting.
+        histories: the train split, at once or as a stream of disjoint groups of users over one catalogue. Repeats of an
+            item in one history count once, at their latest.
+        config: accuracy, history cap, weighting and decay.
         seed: of the draws.
+        newest: time (seconds) from which ages are reckoned with a half-life; the first group's latest if not given.
 
     Returns:
         source int32 < target int32, weight float32, sorted by both; each pair once.
 
     Raises:
-        RecsysError: no user has two distinct items, so there is no edge.
+        RecsysError: no user has two distinct items, so there is no edge; or a half-life is set and there are no times.
     """
-    config = config or CoengagementConfig()
-    n_items = histories.n_items
-    rng = np.random.default_rng(seed)
-    sums: list[sparse.csr_array] = []
-    with Progress("coengagement: users", histories.n_users, "users") as progress:
-        for first, last in _user_chunks(histories, config):
-            source, target, weight = _chunk_pairs(histories, first, last, config, rng)
-            if len(source):
-                chunk = sparse.coo_array((weight, (source, target)), shape=(n_items, n_items)).tocsr()
-                _push(sums, chunk)
-            progress.update(last - first)
-    if not sums:
-        raise RecsysError(
-            f"The co-engagement graph is empty: none of {histories.n_users:,} users has two distinct items in the "
-            "train split.",
-            mend="use a log with longer histories, or lower the k-core of the dataset.",
-        )
-    while len(sums) > 1:
-        sums.append(sums.pop() + sums.pop())
-    edges = sums[0]
-    edges.sort_indices()
-    source = np.repeat(np.arange(n_items, dtype=np.int32), np.diff(edges.indptr))
-    weight = np.ones(edges.nnz) if config.weighting == "binary" else edges.data
-    return pd.DataFrame(
-        {"source": source, "target": edges.indices.astype(np.int32), "weight": weight.astype(np.float32)}
-    )
+    groups = [histories] if isinstance(histories, Histories) else histories
+    builder: GraphBuilder | None = None
+    total = histories.n_users if isinstance(histories, Histories) else None
+    with Progress("coengagement: users", total, "users") as progress:
+        for group in groups:
+            builder = builder or GraphBuilder(group.n_items, config, seed=seed, newest=newest)
+            for n_users in builder.add(group):
+                progress.update(n_users)
+    if builder is None:
+        raise RecsysError("The co-engagement graph is empty: there is no user.", mend="check the source of the log.")
+    return builder.finish()
 
 
-def adjacency(graph: pd.DataFrame, n_items: int) -> sparse.csr_array:
-    """The symmetric weighted adjacency matrix A of a graph table, checked.
+class GraphBuilder:
+    """Sums users' pairs as they come; holds nothing but the edges found so far and one chunk.
 
     Args:
-        graph: source, target, weight, each undirected edge once.
-        n_items: number N of items.
-
-    Returns:
-        float64 CSR [N, N]; its row sums are the degrees k, its total is |E| in the duplicate convention of Eq. 3.
-
-    Raises:
-        RecsysError: no edges, an end outside 0..N-1, a self-loop, a duplicate, or a weight that is not finite and > 0.
+        n_items: size |I| of the catalogue.
+        config: as for `build_graph`.
+        seed: of the draws; a user's draws depend on it and on how many users came before.
+        newest: as for `build_graph`.
     """
-    mend = "rebuild coengagement_graph from the train split."
-    source = graph["source"].to_numpy(dtype=np.int64)
-    target = graph["target"].to_numpy(dtype=np.int64)
-    weight = graph["weight"].to_numpy(dtype=np.float64)
-    if len(source) == 0:
-        raise RecsysError("The co-engagement graph has no edges.", mend=mend)
-    faults = (
-        (
-            "an item id outside the catalogue",
-            (np.minimum(source, target) < 0) | (np.maximum(source, target) >= n_items),
-        ),
-        ("a self-loop", source == target),
-        ("a weight that is not a finite number above 0", ~(np.isfinite(weight) & (weight > 0))),
-    )
-    for fault, rows in faults:
-        if rows.any():
-            row = int(np.argmax(rows))
+
+    def __init__(
+        self, n_items: int, config: CoengagementConfig | None = None, *, seed: int = 0, newest: int | None = None
+    ) -> None:
+        self._config = config or CoengagementConfig()
+        self._n_items, self._seed, self._newest = n_items, seed, newest
+        self._users = 0
+        self._sums: list[sparse.csr_array] = []
+
+    def add(self, histories: Histories) -> Iterator[int]:
+        """Add the pairs of more users; yields the number of users done after each chunk.
+
+        Raises:
+            RecsysError: a half-life is set, and these histories have no times.
+        """
+        if self._config.half_life_days is not None and (histories.times is None or not histories.times.any()):
             raise RecsysError(
-                f"Row {row} of the co-engagement graph ({source[row]}, {target[row]}, {weight[row]}) has {fault}; "
-                f"the catalogue has {n_items} items.",
-                mend=mend,
+                f"half_life_days is {self._config.half_life_days:g}, but the interactions have no timestamps.",
+                mend="leave half_life_days out, or bring a log with a time of each interaction.",
             )
-    rows, columns = np.concatenate([source, target]), np.concatenate([target, source])
-    matrix = sparse.coo_array((np.concatenate([weight, weight]), (rows, columns)), shape=(n_items, n_items)).tocsr()
-    if matrix.nnz != len(rows):
-        raise RecsysError(
-            f"The co-engagement graph repeats {(len(rows) - matrix.nnz) // 2} of its {len(source)} edges.", mend=mend
+        if self._newest is None and histories.times is not None and len(histories.times):
+            self._newest = int(histories.times.max())
+        for first, last in self._chunks(histories):
+            chunk = self._read(histories, first, last)
+            for part in (self._cliques(chunk), self._draws(chunk)):
+                if part is not None:
+                    self._push(part)
+            yield last - first
+        self._users += histories.n_users
+
+    def finish(self) -> pd.DataFrame:
+        """The graph of all users added; the builder is empty afterwards.
+
+        Raises:
+            RecsysError: no user has two distinct items.
+        """
+        sums = self._sums
+        if not sums:
+            raise RecsysError(
+                f"The co-engagement graph is empty: none of {self._users:,} users has two distinct items in the "
+                "train split.",
+                mend="use a log with longer histories, or lower the k-core of the dataset.",
+            )
+        while len(sums) > 1:
+            sums.append(sums.pop() + sums.pop())
+        edges = sums.pop()
+        weight = edges.data.astype(np.float32)
+        source = np.repeat(np.arange(self._n_items, dtype=np.int32), np.diff(edges.indptr))
+        target = edges.indices.astype(np.int32, copy=False)
+        del edges
+        if self._config.weighting == "binary":
+            weight[:] = 1.0
+        return pd.DataFrame({"source": source, "target": target, "weight": weight}, copy=False)
+
+    def _chunks(self, histories: Histories) -> Iterator[tuple[int, int]]:
+        lengths = histories.lengths
+        if self._config.max_history is not None:
+            lengths = np.minimum(lengths, self._config.max_history)
+        kept, _ = sample_sizes(lengths, self._n_items, self._config)
+        group = np.cumsum(kept) // self._config.chunk_pairs
+        bounds = np.concatenate([[0], np.flatnonzero(np.diff(group)) + 1, [histories.n_users]])
+        yield from zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+
+    def _read(self, histories: Histories, first: int, last: int) -> _Chunk:
+        """The distinct items of users first..last-1, and what each of their pairs weighs."""
+        from recsys_dagster.g2rec import kernels
+
+        config, indptr = self._config, histories.indptr
+        n_rows = int(indptr[last] - indptr[first])
+        items, places = np.empty(n_rows, dtype=np.int32), np.empty(n_rows, dtype=np.int64)
+        lengths = np.zeros(last - first, dtype=np.int64)
+        cap = np.iinfo(np.int64).max if config.max_history is None else config.max_history
+
+        def work(start: int, stop: int) -> None:
+            offset = int(indptr[first + start] - indptr[first])
+            kernels.newest_distinct(
+                indptr, histories.items, first + start, first + stop, cap, self._n_items,
+                items[offset:], places[offset:], lengths[start:stop],
+            )  # fmt: skip
+
+        parallel_rows(work, indptr[first : last + 1] - indptr[first])
+        if lengths.sum() < n_rows:
+            within = np.arange(n_rows) - np.repeat(indptr[first:last] - indptr[first], histories.lengths[first:last])
+            kept = within < np.repeat(lengths, histories.lengths[first:last])
+            items, places = items[kept], places[kept]
+        share = np.ones(len(lengths))
+        if config.weighting == "user_normalised":
+            share = 1.0 / np.maximum(lengths - 1, 1)
+        decay = np.zeros(0)
+        if config.half_life_days is not None:
+            assert histories.times is not None  # `add` has checked
+            age = ((self._newest or 0) - histories.times[places]) / SECONDS_A_DAY
+            # The weight of a pair is the product of its ends': half a half-life for each, one for their mean age.
+            decay = np.exp2(-age / (2 * config.half_life_days))
+        draws, exact = sample_sizes(lengths, self._n_items, config)
+        return _Chunk(items, lengths, share, decay, draws, exact, self._users + first)
+
+    def _cliques(self, chunk: _Chunk) -> sparse.csr_array | None:
+        from recsys_dagster.g2rec import kernels
+
+        whole = chunk.of(chunk.exact & (chunk.lengths > 1))
+        if len(whole.items) == 0:
+            return None
+        ends = np.repeat(np.cumsum(whole.lengths), whole.lengths)
+        share = np.repeat(whole.share, whole.lengths)
+        if len(whole.decay):
+            share = share * whole.decay
+        starts, places = kernels.group_by_item(whole.items, self._n_items)
+        cost = kernels.clique_costs(starts, places, ends)
+        columns, values = np.empty(cost[-1], dtype=np.int32), np.empty(cost[-1])
+        counts = np.zeros(self._n_items, dtype=np.int64)
+
+        def work(first: int, last: int) -> None:
+            kernels.clique_rows(
+                first, last, starts, places, ends, whole.items, share, whole.decay, cost, columns, values, counts
+            )
+
+        parallel_rows(work, cost)
+        return self._matrix(kernels.compact(cost, counts, columns, values))
+
+    def _draws(self, chunk: _Chunk) -> sparse.csr_array | None:
+        from recsys_dagster.g2rec import kernels
+
+        drawn = chunk.of(~chunk.exact)
+        if len(drawn.items) == 0:
+            return None
+        offsets, draw_offsets = _running(drawn.lengths), _running(drawn.draws)
+        left, right = (np.empty(draw_offsets[-1], dtype=np.int32) for _ in range(2))
+        weight = np.empty(draw_offsets[-1])
+        users = chunk.first_user + np.flatnonzero(~chunk.exact)
+
+        def draw(first: int, last: int) -> None:
+            kernels.draw_pairs(
+                first, last, offsets, drawn.items, drawn.draws, draw_offsets, drawn.share, drawn.decay, users,
+                self._seed, left, right, weight,
+            )  # fmt: skip
+
+        parallel_rows(draw, draw_offsets)
+        starts, places = kernels.group_by_item(left, self._n_items)
+        columns, values = np.empty(len(left), dtype=np.int32), np.empty(len(left))
+        counts = np.zeros(self._n_items, dtype=np.int64)
+
+        def work(first: int, last: int) -> None:
+            kernels.sum_rows(first, last, starts, places, right, weight, columns, values, counts, self._n_items)
+
+        parallel_rows(work, starts)
+        return self._matrix(kernels.compact(starts, counts, columns, values))
+
+    def _matrix(self, parts: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]) -> sparse.csr_array:
+        indptr, columns, values = parts
+        # scipy would widen 32-bit columns to the type of indptr; sums of graphs this side of 2^31 edges need no more.
+        narrow = indptr.astype(np.int32) if indptr[-1] < np.iinfo(np.int32).max else indptr
+        matrix = sparse.csr_array((values, columns, narrow), shape=(self._n_items, self._n_items))
+        matrix.has_canonical_format = True
+        return matrix
+
+    def _push(self, part: sparse.csr_array) -> None:
+        """Add to a stack of partial sums of falling size, so that an edge is copied O(log chunks) times."""
+        sums = self._sums
+        sums.append(part)
+        while len(sums) > 1 and sums[-1].nnz * 2 > sums[-2].nnz:
+            sums.append(sums.pop() + sums.pop())
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Distinct items of some users one after the other, and what their pairs weigh."""
+
+    items: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+    share: NDArray[np.float64]
+    decay: NDArray[np.float64]
+    draws: NDArray[np.int64]
+    exact: NDArray[np.bool_]
+    first_user: int
+
+    def of(self, users: NDArray[np.bool_]) -> _Chunk:
+        """The same for some of the users."""
+        if users.all():
+            return self
+        rows = np.repeat(users, self.lengths)
+        return _Chunk(
+            self.items[rows],
+            self.lengths[users],
+            self.share[users],
+            self.decay[rows] if len(self.decay) else self.decay,
+            self.draws[users],
+            self.exact[users],
+            self.first_user,
         )
-    matrix.sort_indices()
-    return matrix
 
 
-def graph_statistics(graph: pd.DataFrame, n_items: int) -> dict[str, float]:
-    """Numbers that say whether a graph is sound: edges, weight, degrees, isolated items."""
-    degree = np.zeros(n_items)
-    neighbours = np.zeros(n_items, dtype=np.int64)
-    for end in ("source", "target"):
-        ids = graph[end].to_numpy()
-        degree += np.bincount(ids, weights=graph["weight"].to_numpy(), minlength=n_items)
-        neighbours += np.bincount(ids, minlength=n_items)
-    return {
-        "edges": float(len(graph)),
-        "total_weight": float(graph["weight"].astype(np.float64).sum()),
-        "mean_degree": float(degree.mean()),
-        "max_degree": float(degree.max()),
-        "mean_neighbours": float(neighbours.mean()),
-        "isolated_items": float((neighbours == 0).sum()),
-    }
-
-
-def _user_chunks(histories: Histories, config: CoengagementConfig) -> Iterator[tuple[int, int]]:
-    lengths = histories.lengths
-    if config.max_history is not None:
-        lengths = np.minimum(lengths, config.max_history)
-    kept, _ = sample_sizes(lengths, histories.n_items, config)
-    group = np.cumsum(kept) // config.chunk_pairs
-    bounds = np.concatenate([[0], np.flatnonzero(np.diff(group)) + 1, [histories.n_users]])
-    yield from zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
-
-
-def _distinct(
-    histories: Histories, first: int, last: int, max_history: int | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct items of users first..last-1, sorted within a user, and how many each has."""
-    start, stop = histories.indptr[first], histories.indptr[last]
-    items = histories.items[start:stop].astype(np.int64)
-    users = np.repeat(np.arange(last - first, dtype=np.int64), histories.lengths[first:last])
-    keys = users * histories.n_items + items
-    if max_history is None:
-        keys = np.unique(keys)
-    else:
-        # Read backwards, so that the first occurrence that np.unique keeps is the most recent one.
-        _, backwards = np.unique(keys[::-1], return_index=True)
-        newest = np.sort(len(keys) - 1 - backwards)
-        counts = np.bincount(users[newest], minlength=last - first)
-        from_end = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(newest))
-        keys = np.sort(keys[newest[from_end < max_history]])
-    return keys % histories.n_items, np.bincount(keys // histories.n_items, minlength=last - first)
-
-
-def _chunk_pairs(
-    histories: Histories, first: int, last: int, config: CoengagementConfig, rng: np.random.Generator
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """Pairs (source < target) of users first..last-1 with their weights; repeats are not yet summed."""
-    items, lengths = _distinct(histories, first, last, config.max_history)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    draws, exact = sample_sizes(lengths, histories.n_items, config)
-    share = np.ones(len(lengths))
-    if config.weighting == "user_normalised":
-        share = 1.0 / np.maximum(lengths - 1, 1)
-
-    # Cliques: the item at rank r of a user pairs with the N - 1 - r items after it.
-    rows = np.flatnonzero(np.repeat(exact, lengths))
-    user = np.repeat(np.arange(len(lengths)), lengths)[rows]
-    followers = offsets[user + 1] - 1 - rows
-    left = np.repeat(rows, followers)
-    right = np.arange(len(left)) - np.repeat(np.cumsum(followers) - followers, followers) + left + 1
-    weight = np.repeat(share[user], followers)
-
-    sampled = np.flatnonzero(~exact)
-    if len(sampled):
-        user = np.repeat(sampled, draws[sampled])
-        n = lengths[user]
-        uniform = rng.random((len(user), 2))  # one row a draw: the stream does not depend on where chunks end
-        i = (uniform[:, 0] * n).astype(np.int64)
-        j = (uniform[:, 1] * (n - 1)).astype(np.int64)
-        j += j >= i
-        left = np.concatenate([left, offsets[user] + np.minimum(i, j)])
-        right = np.concatenate([right, offsets[user] + np.maximum(i, j)])
-        weight = np.concatenate([weight, share[user] * (n * (n - 1) / 2) / draws[user]])
-    return items[left].astype(np.int32), items[right].astype(np.int32), weight
-
-
-def _push(sums: list[sparse.csr_array], chunk: sparse.csr_array) -> None:
-    """Add a chunk to a stack of partial sums of falling size, so that an edge is copied O(log chunks) times."""
-    sums.append(chunk)
-    while len(sums) > 1 and sums[-1].nnz * 2 > sums[-2].nnz:
-        sums.append(sums.pop() + sums.pop())
+def _running(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +24,15 @@ class LinkTest:
     links: NDArray[np.int64]
     negatives: NDArray[np.int64]
 
-    def quality(self, levels: Sequence[sparse.csr_array]) -> dict[str, float]:
-        """AUC and average precision of the score ``sum over levels of p_i . p_j``; ties count half in the AUC."""
+    def scores(self, memberships: sparse.csr_array) -> NDArray[np.float64]:
+        """``p_i . p_j`` of every link, then of every negative; [2 L]."""
+        pairs = np.concatenate([self.links, self.negatives])
+        return np.asarray((memberships[pairs[:, 0]] * memberships[pairs[:, 1]]).sum(axis=1)).ravel()
+
+    def quality(self, score: NDArray[np.float64]) -> dict[str, float]:
+        """AUC and average precision of scores as from `scores`; ties count half in the AUC."""
         from scipy.stats import rankdata  # slow to import: not while definitions load
 
-        pairs = np.concatenate([self.links, self.negatives])
-        score = np.zeros(len(pairs))
-        for matrix in levels:
-            score += np.asarray((matrix[pairs[:, 0]] * matrix[pairs[:, 1]]).sum(axis=1)).ravel()
         n = len(self.links)
         auc = (rankdata(score)[:n].sum() - n * (n + 1) / 2) / (n * len(self.negatives))
         # Precision at each distinct score, so that the order of ties does not matter.
@@ -68,8 +68,9 @@ def link_test(
             mend="pass pairs of item ids of this dataset.",
         )
     edges = np.repeat(np.arange(n_items), np.diff(matrix.indptr)) * n_items + matrix.indices
-    links = links[(links[:, 0] != links[:, 1]) & ~np.isin(links @ [n_items, 1], edges)]
-    taken = np.concatenate([edges, links @ [n_items, 1], links[:, ::-1] @ [n_items, 1]])
+    edges.sort()
+    links = links[(links[:, 0] != links[:, 1]) & ~_in_sorted(links @ [n_items, 1], edges)]
+    held_out = np.sort(np.concatenate([links @ [n_items, 1], links[:, ::-1] @ [n_items, 1]]))
     rng = np.random.default_rng(seed)
     by_degree = np.argsort(np.asarray(matrix.sum(axis=1)).ravel(), kind="stable")
     rank = np.argsort(by_degree)
@@ -79,9 +80,16 @@ def link_test(
         near = rank[links[open_rows, 1]] + rng.integers(-window, window + 1, len(open_rows))
         negatives[open_rows, 1] = by_degree[np.clip(near, 0, n_items - 1)]
         trial = negatives[open_rows]
-        open_rows = open_rows[(trial[:, 0] == trial[:, 1]) | np.isin(trial @ [n_items, 1], taken)]
+        keys = trial @ [n_items, 1]
+        open_rows = open_rows[(trial[:, 0] == trial[:, 1]) | _in_sorted(keys, edges) | _in_sorted(keys, held_out)]
         if len(open_rows) == 0:
             break
     keep = np.ones(len(links), dtype=bool)
     keep[open_rows] = False  # a pair around which everything is linked has no fair negative
     return LinkTest(links[keep], negatives[keep]) if keep.any() else None
+
+
+def _in_sorted(keys: NDArray[np.int64], table: NDArray[np.int64]) -> NDArray[np.bool_]:
+    if len(table) == 0:
+        return np.zeros(len(keys), dtype=bool)
+    return np.asarray(table[np.minimum(np.searchsorted(table, keys), len(table) - 1)] == keys)

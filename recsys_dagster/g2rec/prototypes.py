@@ -1,10 +1,9 @@
-"""Prototypes as people and downstream models see them: stable ids from night to night, labels, sizes, parents."""
+"""Prototypes as people see them: labels, sizes, parents, top items, overlap."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys_dagster.errors import RecsysError
-from recsys_dagster.g2rec.soft_modularity import hard_labels
+from recsys_dagster.g2rec.night import hard_labels, row_argmax
 from recsys_dagster.g2rec.tokens import membership_matrix
-
-MIN_OVERLAP = 0.1
-"""Least Jaccard overlap of mass at which a prototype counts as last night's under the same id."""
 
 _TERM = re.compile(r"attribute \d+|[^\W\d_][\w'-]+")
 _STOP_WORDS = frozenset(
@@ -27,81 +23,6 @@ _STOP_WORDS = frozenset(
         "with your you pack oz ml ounce ounces inch inches size count",
     )
 )
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """Memberships under stable ids, and how far they moved.
-
-    Attributes:
-        memberships: the new memberships with prototype ids carried over from last night.
-        next_id: the smallest id never used so far; hand it to the next night.
-        drift: one row a level: level, prototypes, kept (under an old id), births, deaths, kept_items (share of items
-            whose most probable prototype kept its id), ari (adjusted Rand index of the most probable prototypes),
-            moved_mass (share of probability that lies elsewhere than last night).
-    """
-
-    memberships: pd.DataFrame
-    next_id: int
-    drift: pd.DataFrame
-
-
-def align(previous: pd.DataFrame, memberships: pd.DataFrame, *, next_id: int | None = None) -> Alignment:
-    """Give prototypes the ids that they had last night.
-
-    At each level old and new prototypes are matched one to one by the largest total shared mass
-    ``sum_i p_old(i, a) p_new(i, b)`` (linear assignment); a match below `MIN_OVERLAP` is none. New prototypes without a
-    match get ids that no prototype has had before.
-
-    Args:
-        previous: last night's memberships, in today's item ids.
-        memberships: tonight's, with any ids.
-        next_id: smallest id never used; one more than the largest id of last night if not given.
-
-    Raises:
-        RecsysError: next_id was used last night.
-    """
-    used = int(previous["prototype_id"].max()) + 1 if len(previous) else 0
-    next_id = used if next_id is None else next_id
-    if next_id < used:
-        raise RecsysError(
-            f"next_id is {next_id}, but last night's prototypes have ids up to {used - 1}.",
-            mend="pass the next_id of the last alignment.",
-        )
-    n_items = int(max(previous["item_id"].max() if len(previous) else -1, memberships["item_id"].max())) + 1
-    parts, drift = [], []
-    for level in sorted(memberships["level"].unique().tolist()):
-        new = memberships[memberships["level"] == level]
-        old = previous[previous["level"] == level]
-        new_matrix, new_ids = membership_matrix(new, n_items)
-        old_matrix, old_ids = membership_matrix(old, n_items)
-        ids = np.full(len(new_ids), -1, dtype=np.int64)
-        if len(old_ids):
-            rows, columns = _match(old_matrix, new_matrix)
-            ids[columns] = old_ids[rows]
-        births = np.flatnonzero(ids < 0)
-        ids[births] = next_id + np.arange(len(births))
-        next_id += len(births)
-        renamed = new.assign(prototype_id=ids[np.searchsorted(new_ids, new["prototype_id"])].astype(np.int32))
-        parts.append(renamed)
-        drift.append(_drift(level, old, renamed, n_items, len(births)))
-    table = pd.concat(parts).sort_values(["item_id", "level", "prototype_id"], ignore_index=True)
-    return Alignment(table, next_id, pd.DataFrame(drift))
-
-
-def adjusted_rand_index(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Agreement of two clusterings of the same items: 1 if equal, about 0 if independent (Hubert and Arabie 1985)."""
-    a, b = np.unique(a, return_inverse=True)[1], np.unique(b, return_inverse=True)[1]
-    both = np.unique(a.astype(np.int64) * (int(b.max(initial=0)) + 1) + b, return_counts=True)[1]
-
-    def pairs(counts: NDArray[Any]) -> float:
-        counts = counts.astype(np.float64)
-        return float((counts * (counts - 1) / 2).sum())
-
-    in_a, in_b, total = pairs(np.bincount(a)), pairs(np.bincount(b)), len(a) * (len(a) - 1) / 2
-    expected = in_a * in_b / total if total else 0.0
-    most = (in_a + in_b) / 2
-    return 1.0 if most == expected else (pairs(both) - expected) / (most - expected)
 
 
 def prototype_table(
@@ -147,7 +68,7 @@ def prototype_table(
         parent = np.full(len(ids), -1, dtype=np.int32)
         if coarser is not None:
             shared = sparse.csr_array(matrix.T @ coarser[0])
-            parent = coarser[1][_row_argmax(shared)]
+            parent = coarser[1][row_argmax(shared)]
         previous_id, drift = _history(best, ids, previous, n_items, level)
         table = {
             "prototype_id": ids,
@@ -166,38 +87,29 @@ def prototype_table(
     return pd.concat(tables).sort_values("prototype_id", ignore_index=True)
 
 
-def _match(old: sparse.csr_array, new: sparse.csr_array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    from scipy.optimize import linear_sum_assignment  # slow to import: not while definitions load
+def prototype_overlap(memberships: pd.DataFrame, prototypes: pd.DataFrame, n_pairs: int = 10) -> list[dict[str, Any]]:
+    """The pairs of prototypes of one level that share most, by the cosine of their columns of P.
 
-    shared = (old.T @ new).toarray()
-    rows, columns = linear_sum_assignment(shared, maximize=True)
-    # Squared masses, so that an unchanged soft prototype has an overlap of exactly 1.
-    old_mass = np.asarray((old * old).sum(axis=0)).ravel()[rows]
-    new_mass = np.asarray((new * new).sum(axis=0)).ravel()[columns]
-    together = shared[rows, columns]
-    same = together >= MIN_OVERLAP * (old_mass + new_mass - together)
-    same &= together > 0
-    return rows[same], columns[same]
+    Args:
+        memberships: soft_memberships.
+        prototypes: their table, for the labels.
+        n_pairs: how many pairs a level.
 
-
-def _drift(level: int, old: pd.DataFrame, new: pd.DataFrame, n_items: int, births: int) -> dict[str, float]:
-    before, after = hard_labels(old, n_items, level), hard_labels(new, n_items, level)
-    both = (before >= 0) & (after >= 0)
-    keys = ["item_id", "prototype_id"]
-    stayed = old[[*keys, "probability"]].merge(new[[*keys, "probability"]], on=keys, suffixes=("_old", "_new"))
-    stayed = stayed[both[stayed["item_id"]]]
-    mass = float(stayed[["probability_old", "probability_new"]].min(axis=1).sum())
-    prototypes = new["prototype_id"].nunique()
-    return {
-        "level": level,
-        "prototypes": prototypes,
-        "kept": prototypes - births,
-        "births": births,
-        "deaths": old["prototype_id"].nunique() - (prototypes - births),
-        "kept_items": float((before == after)[both].mean()) if both.any() else 0.0,
-        "ari": adjusted_rand_index(before[both], after[both]) if both.any() else 0.0,
-        "moved_mass": max(0.0, 1.0 - mass / both.sum()) if both.any() else 1.0,
-    }
+    Returns:
+        level, prototypes (both ids), labels, cosine; by level, then falling cosine.
+    """
+    label = dict(zip(prototypes["prototype_id"].tolist(), prototypes["label"], strict=True))
+    n_items, pairs = int(memberships["item_id"].max()) + 1, []
+    for level in sorted(memberships["level"].unique().tolist()):
+        matrix, ids = membership_matrix(memberships[memberships["level"] == level], n_items)
+        norm = np.sqrt(np.asarray((matrix * matrix).sum(axis=0)).ravel())
+        shared = sparse.triu(matrix.T @ matrix, k=1).tocoo()
+        cosine = shared.data / (norm[shared.row] * norm[shared.col])
+        for place in np.lexsort((shared.col, shared.row, -cosine))[:n_pairs]:
+            both = [int(ids[shared.row[place]]), int(ids[shared.col[place]])]
+            of = [label.get(each, "") for each in both]
+            pairs.append({"level": level, "prototypes": both, "labels": of, "cosine": round(float(cosine[place]), 4)})
+    return pairs
 
 
 def _history(
@@ -215,13 +127,6 @@ def _history(
     had = np.bincount(column, minlength=len(ids))
     left = np.bincount(column, weights=best[members] != before[members], minlength=len(ids))
     return previous_id, np.divide(left, had, out=drift, where=had > 0, casting="unsafe")
-
-
-def _row_argmax(matrix: sparse.csr_array) -> NDArray[np.int64]:
-    """Column of the largest entry of each row, which must have one (ties: the smallest column)."""
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    order = np.lexsort((matrix.indices, -matrix.data, rows))
-    return matrix.indices[order[matrix.indptr[:-1]]].astype(np.int64)
 
 
 def _top_items(matrix: sparse.csr_array, popularity: NDArray[np.float64], n_top: int) -> list[list[int]]:

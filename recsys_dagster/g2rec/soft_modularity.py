@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,108 +12,88 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import sparse
 
-from recsys_dagster.g2rec.coengagement import adjacency
-from recsys_dagster.g2rec.leiden import LeidenConfig, leiden
+from recsys_dagster.errors import RecsysError
+from recsys_dagster.g2rec.leiden import LeidenConfig, leiden_of_size, leiden_supported
 from recsys_dagster.g2rec.links import LinkTest, link_test
-from recsys_dagster.g2rec.soft_problem import SoftProblem, choose_support, soft_modularity, soft_problem
+from recsys_dagster.g2rec.network import Network
+from recsys_dagster.g2rec.night import LastNight, row_argmax
+from recsys_dagster.g2rec.parallel import in_parallel
+from recsys_dagster.g2rec.placement import extend
+from recsys_dagster.g2rec.soft_problem import Floats, SoftProblem, choose_support, soft_problem
 from recsys_dagster.g2rec.soft_solvers import Solution, adam, fixed_point
+from recsys_dagster.g2rec.temperature import choose_temperatures
 from recsys_dagster.progress import Progress
-
-__all__ = ["SoftConfig", "adam", "choose_temperature", "fixed_point", "soft_memberships", "soft_modularity"]
 
 logger = logging.getLogger("recsys_dagster")
 
-DEFAULT_TEMPERATURE = 0.05
-"""Temperature where none is set and there are no validation links to choose it on."""
+DEFAULT_TEMPERATURE = 0.02
+"""Temperature of every level where none is set and there are no validation links to choose it on."""
 
 
 class SoftConfig(LeidenConfig):
     """How items are spread over interest prototypes."""
 
     gammas: list[float] = Field(
-        default=[1.0, 10.0, 60.0], min_length=1, description="Resolution of each level, from coarse to fine."
+        default=[1.0, 10.0, 60.0],
+        min_length=1,
+        description="Resolution of each level, from coarse to fine; halved where modularity would not be positive.",
+    )
+    n_prototypes: list[int] | None = Field(
+        default=None,
+        min_length=1,
+        description="Wanted number of prototypes of each level, from coarse to fine, in place of gammas; the gammas "
+        "are found by bisection and kept on warm nights.",
     )
     rho: int = Field(default=8, ge=1, description="Most prototypes an item may have at one level.")
-    temperature: float | None = Field(
+    temperatures: list[float] | None = Field(
         default=None,
-        ge=0,
-        description="Softness T; 0 is the paper. None: chosen on validation links (0.05 without any).",
+        description="Softness T of each level; 0 is the paper. None: last night's on a warm start, else chosen on "
+        "validation links (0.02 without any).",
     )
     temperature_grid: list[float] = Field(
-        default=[0.02, 0.05, 0.1], min_length=1, description="Temperatures tried on validation links."
+        default=[0.005, 0.01, 0.02, 0.05, 0.1, 0.2],
+        min_length=1,
+        description="Temperatures tried on validation links.",
+    )
+    max_modularity_loss: float = Field(
+        default=0.03, ge=0, description="Share of a level's hard modularity that a chosen temperature may cost."
     )
     method: Literal["fixed_point", "adam"] = Field(default="fixed_point", description="Solver of the soft modularity.")
-    damping: float = Field(default=0.7, gt=0, le=1, description="First step size of fixed_point.")
+    damping: float = Field(default=0.7, gt=0, le=1, description="Largest step size of fixed_point.")
     tolerance: float = Field(default=1e-4, gt=0, description="fixed_point stops when less mass than this would move.")
     max_iterations: int = Field(default=200, ge=1, description="Most iterations of fixed_point.")
     adam_steps: int = Field(default=1000, ge=1, description="Most steps of adam.")
     learning_rate: float = Field(default=0.1, gt=0, description="Learning rate of adam.")
+    solver_device: str = Field(default="cpu", description="cpu (all cores), or the torch device that solves: cuda.")
     min_probability: float = Field(
         default=1e-4, ge=0, lt=0.1, description="Smaller memberships are dropped and the rest made to sum to 1 again."
     )
 
+    @property
+    def resolutions(self) -> list[float]:
+        """What the levels were asked for by: numbers of prototypes, or gammas."""
+        return [float(number) for number in self.n_prototypes or self.gammas]
 
-@dataclass(frozen=True)
-class Level:
-    """One resolution: its problem on the sparse support and the hard clustering it starts from."""
-
-    problem: SoftProblem
-    hard: NDArray[np.float64]
-
-    def solve(self, temperature: float, config: SoftConfig) -> Solution:
+    def solve(self, problem: SoftProblem, start: Floats, temperature: float) -> Solution:
         """Maximise J at one temperature by the configured solver."""
-        if config.method == "adam":
-            return adam(
-                self.problem,
-                self.hard,
-                temperature,
-                learning_rate=config.learning_rate,
-                max_iterations=config.adam_steps,
-            )
+        if self.method == "adam":
+            return adam(problem, start, temperature, learning_rate=self.learning_rate, max_iterations=self.adam_steps)
         return fixed_point(
-            self.problem,
-            self.hard,
+            problem,
+            start,
             temperature,
-            damping=config.damping,
-            tolerance=config.tolerance,
-            max_iterations=config.max_iterations,
+            damping=self.damping,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
         )
 
-    def memberships(self, p: NDArray[np.float64], min_probability: float) -> sparse.csr_array:
-        """P [N, C] with small entries dropped and rows summing to 1."""
-        matrix = self.problem.support.matrix(np.where(p < min_probability, 0.0, p)).copy()
+    def published(self, problem: SoftProblem, p: Floats) -> sparse.csr_array:
+        """P [N, C'] with small entries and prototypes that are nobody's most probable one dropped; rows sum to 1."""
+        matrix = problem.support.matrix(np.where(p < self.min_probability, 0.0, p))
+        matrix = sparse.csr_array(matrix[:, np.unique(row_argmax(matrix))])
         matrix.eliminate_zeros()
         matrix.data /= np.repeat(np.asarray(matrix.sum(axis=1)).ravel(), np.diff(matrix.indptr))
         return matrix
-
-
-def choose_temperature(
-    levels: Sequence[Level], test: LinkTest, config: SoftConfig
-) -> tuple[float, dict[float, dict[str, float]], list[Solution]]:
-    """Try each temperature of the grid and keep the one with the best AUC on held-out links.
-
-    One temperature serves all levels. The links choose a hyper-parameter, as early stopping does; the graph and the
-    memberships are built from the train split alone.
-
-    Args:
-        levels: the problems, coarse to fine.
-        test: held-out links with negatives.
-        config: grid and solver.
-
-    Returns:
-        The temperature, {temperature: {"auc", "average_precision"}}, and the solutions at the chosen temperature.
-    """
-    tried: dict[float, dict[str, float]] = {}
-    best: tuple[float, list[Solution]] | None = None
-    with Progress("soft memberships: temperature", len(config.temperature_grid), "temperatures") as progress:
-        for temperature in config.temperature_grid:
-            solutions = [level.solve(temperature, config) for level in levels]
-            tried[temperature] = test.quality(_matrices(levels, solutions, config))
-            if best is None or tried[temperature]["auc"] > tried[best[0]]["auc"]:
-                best = temperature, solutions
-            progress.update(note=f"T {temperature:g}, AUC {tried[temperature]['auc']:.3f}")
-    assert best is not None  # the grid has at least one temperature
-    return best[0], tried, best[1]
 
 
 def soft_memberships(
@@ -123,97 +102,135 @@ def soft_memberships(
     config: SoftConfig | None = None,
     *,
     seed: int = 0,
-    initial: pd.DataFrame | None = None,
+    last: LastNight | None = None,
     validation_links: NDArray[Any] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Cluster items at every resolution and soften the clusters.
 
-    At each level Leiden gives hard clusters, each item keeps its own and its rho - 1 strongest others as support, and
-    the solver maximises soft modularity plus T times entropy there. Items without any edge are in the level's remainder
-    cluster (see `leiden`) with probability 1.
+    At each level Leiden gives hard clusters (at a coarser gamma where the graph does not support the wanted one),
+    each item keeps its own and its rho - 1 strongest others as support, and the solver maximises soft modularity plus
+    T times entropy there. Items without any edge are in the level's remainder cluster (see `leiden`) with probability
+    1. A prototype that is no item's most probable one is dropped.
+
+    After a last night items keep their prototypes, new ones find a place among them (see `extend`), and the solver goes
+    on from last night's memberships with its gammas and temperatures: an unchanged graph changes nothing.
 
     Args:
         graph: co-engagement graph of the train split.
         n_items: number N of items.
-        config: resolutions, support, temperature, solver.
+        config: resolutions, support, temperatures, solver.
         seed: of Leiden and of the links' negatives.
-        initial: last night's memberships in today's item ids, for a warm start.
-        validation_links: [L, 2] held-out item pairs, to choose and judge the temperature.
+        last: last night's memberships, for a warm start. Ignored if its levels were asked for by other resolutions.
+        validation_links: [L, 2] held-out item pairs, to choose and judge the temperatures.
 
     Returns:
         item_id int32, level int8, prototype_id int32 (unique over levels), probability float32, sorted by the first
-        three; and metadata: "temperature", "levels" (a dict each of gamma, prototypes, q_hard, q_soft, entropy,
-        iterations, converged) and, with links, "links", "auc_hard", "auc_soft", "average_precision_hard",
-        "average_precision_soft" and "temperatures_tried".
+        three; and metadata: "temperatures", "gammas", "levels" (a dict each of gamma, temperature, prototypes, q_hard,
+        q_soft, entropy, largest_share, iterations, converged) and, with links, "links", "auc_hard", "auc_soft",
+        "average_precision_hard", "average_precision_soft" and, where temperatures were chosen, "temperatures_tried".
 
     Raises:
         RecsysError: the graph is empty or not sound, or a setting is out of its range.
     """
     config = config or SoftConfig()
-    matrix = adjacency(graph, n_items)
-    levels = []
-    with Progress("soft memberships: levels", len(config.gammas), "levels") as progress:
-        for number, gamma in enumerate(config.gammas):
-            start = None if initial is None else hard_labels(initial, n_items, number)
-            labels = leiden(graph, n_items, gamma, config, start, seed=seed)
-            support = choose_support(matrix, labels, config.rho, gamma)
-            levels.append(Level(soft_problem(matrix, support, gamma), support.hard(labels)))
-            progress.update(note=f"gamma {gamma:g}, {support.n_prototypes} prototypes")
-
-    test = None if validation_links is None else link_test(matrix, validation_links, seed=seed)
-    metadata: dict[str, Any] = {}
-    temperature = DEFAULT_TEMPERATURE if config.temperature is None else config.temperature
-    if test is not None and config.temperature is None:
-        temperature, metadata["temperatures_tried"], solutions = choose_temperature(levels, test, config)
+    network = Network.of(graph, n_items)
+    if last is not None and last.resolutions != config.resolutions:
+        logger.warning("levels were %s last night and are %s now: a cold start", last.resolutions, config.resolutions)
+        last = None
+    gammas, problems, hard, starts = _levels(network, config, last, seed)
+    test = None if validation_links is None else link_test(network.matrix, validation_links, seed=seed)
+    metadata: dict[str, Any] = {"gammas": gammas}
+    temperatures = config.temperatures or (None if last is None else last.temperatures)
+    if temperatures is not None and len(temperatures) != len(gammas):
+        raise RecsysError(
+            f"{len(temperatures)} temperatures are set for {len(gammas)} levels.", mend="give one for each level."
+        )
+    if temperatures is None and test is not None:
+        choice = choose_temperatures(
+            problems, hard, test, config.solve, config.published, config.temperature_grid, config.max_modularity_loss
+        )
+        temperatures, solutions = choice.temperatures, choice.solutions
+        metadata["temperatures_tried"] = choice.tried
     else:
-        solutions = [level.solve(temperature, config) for level in levels]
-    for level, solution in zip(levels, solutions, strict=True):
+        temperatures = temperatures or [DEFAULT_TEMPERATURE] * len(gammas)
+        solutions = list(
+            in_parallel(lambda each: config.solve(*each), zip(problems, starts, temperatures, strict=True))
+        )
+    for gamma, solution in zip(gammas, solutions, strict=True):
         if not solution.converged:
             logger.warning(
-                "soft memberships at gamma %g stopped after %d iterations before converging",
-                level.problem.gamma,
-                solution.iterations,
+                "soft memberships at gamma %g stopped after %d iterations before converging", gamma, solution.iterations
             )
-    matrices = _matrices(levels, solutions, config)
-    metadata["temperature"] = float(temperature)
-    metadata["levels"] = [_report(*parts) for parts in zip(levels, solutions, matrices, strict=True)]
+    matrices = [config.published(problem, s.p) for problem, s in zip(problems, solutions, strict=True)]
+    metadata["temperatures"] = [float(temperature) for temperature in temperatures]
+    metadata["levels"] = [
+        _report(problem, problem.modularity(problem.array(start)), solution, temperature, matrix)
+        for problem, start, solution, temperature, matrix in zip(
+            problems, hard, solutions, temperatures, matrices, strict=True
+        )
+    ]
     if test is not None:
-        hard = test.quality([level.problem.support.matrix(level.hard) for level in levels])
-        soft = test.quality(matrices)
-        metadata["links"] = len(test.links)
-        metadata |= {f"{name}_hard": value for name, value in hard.items()}
-        metadata |= {f"{name}_soft": value for name, value in soft.items()}
+        metadata |= _judged(test, problems, hard, matrices)
     return _table(matrices), metadata
 
 
-def hard_labels(memberships: pd.DataFrame, n_items: int, level: int) -> NDArray[np.int64]:
-    """The most probable prototype [N] of each item at one level (ties: the smallest id), -1 where it has none."""
-    rows = memberships[memberships["level"] == level].sort_values(
-        ["item_id", "probability", "prototype_id"], ascending=[True, False, True]
-    )
-    first = rows.drop_duplicates("item_id")
-    first = first[first["item_id"] < n_items]
-    labels = np.full(n_items, -1, dtype=np.int64)
-    labels[first["item_id"].to_numpy()] = first["prototype_id"].to_numpy()
-    return labels
+def _levels(
+    network: Network, config: SoftConfig, last: LastNight | None, seed: int
+) -> tuple[list[float], list[SoftProblem], list[Floats], list[Floats]]:
+    """Gamma, problem, hard P and starting P of each level."""
+    n_items = network.matrix.shape[0]
+
+    def make(level: int) -> tuple[float, SoftProblem, Floats, Floats]:
+        wanted, carried = config.resolutions[level], None
+        if last is not None:
+            gamma, carried = last.gammas[level], last.carried(level, n_items)
+            labels = extend(network, row_argmax(carried), gamma, config, seed=seed)
+        elif config.n_prototypes is not None:
+            labels, gamma = leiden_of_size(network, int(wanted), config, seed=seed)
+        else:
+            labels, gamma = leiden_supported(network, wanted, config, seed=seed)
+        support = choose_support(network.matrix, labels, config.rho, gamma, kept=carried)
+        hard = support.hard(labels)
+        start = hard if carried is None else support.values(carried, labels)
+        return gamma, soft_problem(network.matrix, support, gamma, config.solver_device), hard, start
+
+    levels = []
+    with Progress("soft memberships: levels", len(config.resolutions), "levels") as progress:
+        for made in in_parallel(make, range(len(config.resolutions))):
+            levels.append(made)
+            progress.update(note=f"gamma {made[0]:g}, {made[1].support.n_prototypes} prototypes")
+    gammas, problems, hard, starts = (list(parts) for parts in zip(*levels, strict=True))
+    return gammas, problems, hard, starts
 
 
-def _matrices(levels: Sequence[Level], solutions: Sequence[Solution], config: SoftConfig) -> list[sparse.csr_array]:
-    return [level.memberships(s.p, config.min_probability) for level, s in zip(levels, solutions, strict=True)]
-
-
-def _report(level: Level, solution: Solution, matrix: sparse.csr_array) -> dict[str, Any]:
-    problem = level.problem
+def _report(
+    problem: SoftProblem, q_hard: float, solution: Solution, temperature: float, matrix: sparse.csr_array
+) -> dict[str, Any]:
+    p = problem.array(solution.p)
     return {
         "gamma": problem.gamma,
-        "prototypes": problem.support.n_prototypes,
-        "q_hard": problem.modularity(level.hard),
-        "q_soft": problem.modularity(solution.p),
-        "entropy": problem.entropy(solution.p),
+        "temperature": float(temperature),
+        "prototypes": matrix.shape[1],
+        "q_hard": q_hard,
+        "q_soft": problem.modularity(p),
+        "entropy": problem.entropy(p),
+        "largest_share": float(problem.mass(p).max()) / problem.total,
         "iterations": solution.iterations,
         "converged": solution.converged,
         "memberships_per_item": matrix.nnz / matrix.shape[0],
     }
+
+
+def _judged(
+    test: LinkTest, problems: Sequence[SoftProblem], hard: Sequence[Floats], matrices: Sequence[sparse.csr_array]
+) -> dict[str, Any]:
+    """Quality on links of the hard and of the soft memberships, all levels together."""
+    by_hard = sum(test.scores(problem.support.matrix(p)) for problem, p in zip(problems, hard, strict=True))
+    by_soft = sum(test.scores(matrix) for matrix in matrices)
+    judged: dict[str, Any] = {"links": len(test.links)}
+    for name, score in (("hard", by_hard), ("soft", by_soft)):
+        judged |= {f"{measure}_{name}": value for measure, value in test.quality(np.asarray(score)).items()}
+    return judged
 
 
 def _table(matrices: Sequence[sparse.csr_array]) -> pd.DataFrame:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from recsys_dagster.g2rec.coengagement import adjacency
+from recsys_dagster.g2rec.graph import adjacency
+from recsys_dagster.g2rec.parallel import parallel_rows
 
 Floats = NDArray[np.float64]
 
@@ -20,56 +24,67 @@ class Support:
     """Which prototypes each item may belong to: the only places where P is not zero.
 
     Attributes:
-        indptr: int64 [N + 1]; item i owns entries ``indptr[i]:indptr[i + 1]``, at least one.
-        prototypes: int32 [entries], sorted within an item.
+        prototypes: int32 [N, rho], rising within an item, -1 where an item has fewer; at least one each.
         n_prototypes: C.
     """
 
-    indptr: NDArray[np.int64]
     prototypes: NDArray[np.int32]
     n_prototypes: int
 
     @cached_property
-    def items(self) -> NDArray[np.int64]:
-        """int64 [entries]: the item of each entry."""
-        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+    def used(self) -> NDArray[np.bool_]:
+        """bool [N, rho]: the places that are in use."""
+        return self.prototypes >= 0
 
     def matrix(self, p: Floats) -> sparse.csr_array:
-        """P as CSR [N, C] from its values [entries]."""
-        return sparse.csr_array((p, self.prototypes, self.indptr), shape=(len(self.indptr) - 1, self.n_prototypes))
+        """P as CSR [N, C] from its values [N, rho]."""
+        indptr = np.concatenate([[0], np.cumsum(self.used.sum(axis=1))])
+        shape = (len(self.prototypes), self.n_prototypes)
+        return sparse.csr_array((p[self.used], self.prototypes[self.used], indptr), shape=shape)
 
     def hard(self, labels: NDArray[np.int64]) -> Floats:
-        """Values [entries] of the hard clustering `labels` [N]."""
-        return (self.prototypes == labels[self.items]).astype(np.float64)
+        """Values [N, rho] of the hard clustering `labels` [N]."""
+        return (self.prototypes == labels[:, None]).astype(np.float64)
 
-    def softmax(self, logits: Floats) -> Floats:
-        """Softmax of values [entries] within each item."""
-        starts, counts = self.indptr[:-1], np.diff(self.indptr)
-        weights = np.exp(logits - np.repeat(np.maximum.reduceat(logits, starts), counts))
-        return weights / np.repeat(np.add.reduceat(weights, starts), counts)
+    def values(self, matrix: sparse.csr_array, labels: NDArray[np.int64]) -> Floats:
+        """Values [N, rho] of another P [N, C], cut to this support and made to sum to 1; `labels` where none is left.
 
-    def argmax(self, logits: Floats) -> Floats:
-        """One-hot of the largest value [entries] within each item (ties: the smallest prototype)."""
-        starts, counts = self.indptr[:-1], np.diff(self.indptr)
-        is_best = logits == np.repeat(np.maximum.reduceat(logits, starts), counts)
-        before = np.cumsum(is_best) - is_best
-        return (is_best & (before == np.repeat(before[starts], counts))).astype(np.float64)
+        Args:
+            matrix: memberships of the same items in the same prototypes, CSR.
+            labels: [N] prototype of items that have no probability in the support.
+        """
+        matrix = sparse.csr_array(matrix)
+        matrix.sort_indices()
+        rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+        keys = rows * self.n_prototypes + matrix.indices
+        items = np.repeat(np.arange(len(self.prototypes))[:, None], self.prototypes.shape[1], axis=1)
+        wanted = (items * self.n_prototypes + self.prototypes)[self.used]
+        place = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
+        p = np.zeros(self.prototypes.shape)
+        if len(keys):
+            p[self.used] = np.where(keys[place] == wanted, matrix.data[place], 0.0)
+        kept = p.sum(axis=1)
+        empty = kept <= 0
+        p[empty] = self.hard(labels)[empty]
+        return p / np.where(empty, 1.0, kept)[:, None]
 
 
 @dataclass(frozen=True)
 class SoftProblem:
-    """Soft modularity of one graph on one support, with everything that does not change while P does.
+    """Soft modularity of one graph on one support, in NumPy with compiled loops on all cores.
+
+    No |I| x C matrix is ever made: A P is read at the support only, by gathering the rows of P of each item's
+    neighbours. One product costs |E| times the mean number of memberships.
 
     Attributes:
         support: places of P.
-        product: CSR [entries, entries], symmetric; ``product @ p`` is A P read at the support. It has at most
-            rho * |E| entries, and no |I| x C matrix is ever made.
-        degree: float64 [N], k.
+        matrix: symmetric adjacency A, CSR [N, N].
+        degree: float64 [N], its row sums k.
         gamma: resolution.
     """
 
     support: Support
-    product: sparse.csr_array
+    matrix: sparse.csr_array
     degree: Floats
     gamma: float
 
@@ -78,31 +93,88 @@ class SoftProblem:
         """|E| in the duplicate convention: the sum of all degrees."""
         return float(self.degree.sum())
 
-    def field(self, p: Floats) -> Floats:
-        """``(A P)_ia / k_i - gamma (P^T k)_a / |E|`` at the support [entries]; 0 for the first term where k_i = 0."""
-        degree = self.degree[self.support.items]
-        pull = np.divide(self.product @ p, degree, out=np.zeros_like(p), where=degree > 0)
-        return pull - self.gamma * self.mass(p)[self.support.prototypes] / self.total
+    @cached_property
+    def _cost(self) -> NDArray[np.int64]:
+        return self.matrix.indptr.astype(np.int64)
 
-    def mass(self, p: Floats) -> Floats:
+    @cached_property
+    def _places(self) -> NDArray[np.int32]:
+        return self.support.prototypes[self.support.used]
+
+    @property
+    def xp(self) -> Any:
+        """The module whose arrays this problem computes with."""
+        return np
+
+    def array(self, values: Floats) -> Any:
+        """Values [N, rho] as such an array."""
+        return values
+
+    def numpy(self, values: Any) -> Floats:
+        """The other way round."""
+        return np.asarray(values)
+
+    def pull(self, p: Any) -> Any:
+        """A P at the support, [N, rho]."""
+        from recsys_dagster.g2rec import kernels
+
+        out = np.empty_like(p)
+        matrix, support = self.matrix, self.support
+
+        def work(first: int, last: int) -> None:
+            kernels.pull_rows(
+                first, last, matrix.indptr, matrix.indices, matrix.data, support.prototypes, p, support.n_prototypes,
+                out,
+            )  # fmt: skip
+
+        parallel_rows(work, self._cost)
+        return out
+
+    def mass(self, p: Any) -> Any:
         """P^T k [C]."""
-        weights = p * self.degree[self.support.items]
-        mass = np.bincount(self.support.prototypes, weights=weights, minlength=self.support.n_prototypes)
-        return mass.astype(np.float64)
+        places, weights = self._places, (p * self.degree[:, None])[self.support.used]
+        return np.bincount(places, weights=weights, minlength=self.support.n_prototypes)
 
-    def modularity(self, p: Floats) -> float:
+    def field(self, p: Any, pull: Any = None, mass: Any = None) -> Any:
+        """``(A P)_ia / k_i - gamma (P^T k)_a / |E|`` at the support [N, rho]; 0 for the first term where k_i = 0."""
+        pull = self.pull(p) if pull is None else pull
+        mass = self.mass(p) if mass is None else mass
+        degree = self.degree[:, None]
+        near = np.divide(pull, degree, out=np.zeros_like(p), where=degree > 0)
+        return near - self.gamma / self.total * mass[self.support.prototypes]
+
+    def modularity(self, p: Any, pull: Any = None, mass: Any = None) -> float:
         """Q_soft (Eq. 4)."""
-        mass = self.mass(p)
-        return float(p @ (self.product @ p) / self.total - self.gamma * (mass @ mass) / self.total**2)
+        pull = self.pull(p) if pull is None else pull
+        mass = self.mass(p) if mass is None else mass
+        return float((p * pull).sum()) / self.total - self.gamma * float((mass * mass).sum()) / self.total**2
 
-    def entropy(self, p: Floats) -> float:
+    def entropy(self, p: Any) -> float:
         """Degree-weighted mean entropy ``sum_i (k_i / |E|) H(p_i)``, in nats."""
-        terms = -p * np.log(np.maximum(p, 1e-300))
-        return float(terms @ self.degree[self.support.items] / self.total)
+        terms = -(p * np.log(np.maximum(p, 1e-300))).sum(axis=1)
+        return float(terms @ self.degree) / self.total
 
-    def objective(self, p: Floats, temperature: float) -> float:
+    def objective(self, p: Any, temperature: float, pull: Any = None, mass: Any = None) -> float:
         """``Q_soft + 2 T * entropy``; see `soft_solvers` for why this weight."""
-        return self.modularity(p) + 2.0 * temperature * self.entropy(p)
+        softness = 2.0 * temperature * self.entropy(p) if temperature else 0.0
+        return self.modularity(p, pull, mass) + softness
+
+    def softmax(self, logits: Any) -> Any:
+        """Softmax within each item; 0 outside the support."""
+        logits = np.where(self.support.used, logits, -np.inf)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    def argmax(self, logits: Any) -> Any:
+        """One-hot of the largest value within each item (ties: the smallest prototype)."""
+        hot = np.zeros_like(logits)
+        best = np.where(self.support.used, logits, -np.inf).argmax(axis=1)
+        hot[np.arange(len(hot)), best] = 1.0
+        return hot
+
+    def moved(self, direction: Any) -> float:
+        """Degree-weighted mean of ``|direction|_1 / 2``: the share of all mass that a step would move."""
+        return float(np.abs(direction).sum(axis=1) @ self.degree) / (2 * self.total)
 
 
 def soft_modularity(P: sparse.sparray | Floats, graph: pd.DataFrame, gamma: float) -> float:
@@ -121,8 +193,15 @@ def soft_modularity(P: sparse.sparray | Floats, graph: pd.DataFrame, gamma: floa
     return float(inside / degree.sum() - gamma * (mass @ mass) / degree.sum() ** 2)
 
 
-def choose_support(matrix: sparse.csr_array, labels: NDArray[np.int64], rho: int, gamma: float) -> Support:
-    """Each item's own cluster and its strongest others, rho in all.
+def choose_support(
+    matrix: sparse.csr_array,
+    labels: NDArray[np.int64],
+    rho: int,
+    gamma: float,
+    *,
+    kept: sparse.csr_array | None = None,
+) -> Support:
+    """Each item's own cluster and its strongest others, rho in all; first of all those of an earlier P.
 
     Strength is the field at the hard clustering, ``tie_ic / k_i - gamma K_c / |E|``, so that the support holds what the
     solvers would choose first. Only clusters that the item has an edge to count.
@@ -132,57 +211,46 @@ def choose_support(matrix: sparse.csr_array, labels: NDArray[np.int64], rho: int
         labels: [N] hard clusters 0..C-1.
         rho: prototypes an item may have at this level.
         gamma: resolution.
+        kept: memberships [N, C'] of an earlier night, C' <= C: these places come before others, the larger the first.
     """
+    from recsys_dagster.g2rec import kernels
+
     n_items, n_prototypes = matrix.shape[0], int(labels.max()) + 1
-    everyone = np.arange(n_items)
-    own = sparse.csr_array((np.ones(n_items), (everyone, labels)), shape=(n_items, n_prototypes))
-    ties = (matrix @ own).tocoo()
+    if kept is None:
+        kept = sparse.csr_array((n_items, n_prototypes))
+    n_prototypes = max(n_prototypes, kept.shape[1])
     degree = np.asarray(matrix.sum(axis=1)).ravel()
-    strength = ties.data / degree[ties.row] - gamma * np.bincount(labels, weights=degree)[ties.col] / degree.sum()
-    other = ties.col != labels[ties.row]
-    rows = np.concatenate([everyone, ties.row[other]])
-    columns = np.concatenate([labels, ties.col[other]])
-    strength = np.concatenate([np.full(n_items, np.inf), strength[other]])
-    order = np.lexsort((columns, -strength, rows))
-    counts = np.bincount(rows, minlength=n_items)
-    rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = order[rank < rho]
-    kept = kept[np.lexsort((columns[kept], rows[kept]))]
-    indptr = np.concatenate([[0], np.cumsum(np.minimum(counts, rho))]).astype(np.int64)
-    return Support(indptr, columns[kept].astype(np.int32), n_prototypes)
+    expected = gamma * np.bincount(labels, weights=degree, minlength=n_prototypes) / degree.sum()
+    prototypes = np.full((n_items, rho), -1, dtype=np.int32)
+    earlier = kept.indptr.astype(np.int64), kept.indices.astype(np.int32), kept.data.astype(np.float64)
+
+    def work(first: int, last: int) -> None:
+        kernels.support_rows(
+            first, last, matrix.indptr, matrix.indices, matrix.data, degree, labels, expected, *earlier, prototypes
+        )
+
+    parallel_rows(work, matrix.indptr.astype(np.int64))
+    return Support(prototypes, n_prototypes)
 
 
-def soft_problem(
-    matrix: sparse.csr_array, support: Support, gamma: float, *, table_entries: int = 8_000_000
-) -> SoftProblem:
-    """Restrict A to a support: one row and column for each (item, prototype) that P may use.
+def soft_problem(matrix: sparse.csr_array, support: Support, gamma: float, device: str = "cpu") -> SoftProblem:
+    """The problem of one level, on CPU threads or on a GPU.
 
     Args:
         matrix: symmetric adjacency [N, N].
         support: places of P.
         gamma: resolution.
-        table_entries: size of the look-up table (items of a block x C) used to build the product.
+        device: "cpu", or a torch device.
     """
-    n_items, entries = matrix.shape[0], len(support.prototypes)
-    block = max(1, table_entries // max(support.n_prototypes, 1))
-    widths = np.diff(support.indptr)
-    parts = []
-    for first in range(0, n_items, block):
-        last = min(first + block, n_items)
-        start, stop = support.indptr[first], support.indptr[last]
-        # entry_of[i, a] is the place of (i, a) in the support, or -1.
-        entry_of = np.full((last - first, support.n_prototypes), -1, dtype=np.int32)
-        owners = np.repeat(np.arange(last - first), widths[first:last])
-        entry_of[owners, support.prototypes[start:stop]] = np.arange(start, stop)
-        edges = slice(matrix.indptr[first], matrix.indptr[last])
-        ends = matrix.indices[edges]
-        fan = widths[ends]
-        item = np.repeat(np.repeat(np.arange(last - first), np.diff(matrix.indptr[first : last + 1])), fan)
-        column = np.arange(len(item)) + np.repeat(support.indptr[ends] - (np.cumsum(fan) - fan), fan)
-        row = entry_of[item, support.prototypes[column]]
-        met = row >= 0
-        weight = np.repeat(matrix.data[edges], fan)[met]
-        shape = (stop - start, entries)
-        parts.append(sparse.coo_array((weight, (row[met] - start, column[met])), shape=shape).tocsr())
-    product = sparse.csr_array(sparse.vstack(parts, format="csr"))
-    return SoftProblem(support, product, np.asarray(matrix.sum(axis=1)).ravel(), gamma)
+    degree = np.asarray(matrix.sum(axis=1)).ravel()
+    if device == "cpu":
+        return SoftProblem(support, matrix, degree, gamma)
+    from recsys_dagster.g2rec.soft_torch import TorchSoftProblem
+
+    return TorchSoftProblem(support, matrix, degree, gamma, device)
+
+
+def row_blocks(indptr: NDArray[Any], block: int) -> Iterator[tuple[int, int]]:
+    """Ranges of whole rows of a CSR matrix with about `block` entries each (one row may have more)."""
+    bounds = np.searchsorted(indptr[1:], np.arange(block, indptr[-1], block), side="left") + 1
+    yield from pairwise(np.unique(np.concatenate([[0], bounds, [len(indptr) - 1]])).tolist())

@@ -11,12 +11,9 @@ With ``dQ_soft / dp_ia = (2 k_i / |E|) field_ia`` and ``field_ia = (A P)_ia / k_
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.soft_problem import Floats, SoftProblem
@@ -24,7 +21,7 @@ from recsys_dagster.g2rec.soft_problem import Floats, SoftProblem
 
 @dataclass(frozen=True)
 class Solution:
-    """P at the support [entries], J there, iterations used, and whether the solver met its tolerance."""
+    """P at the support [N, rho], J there, iterations used, and whether the solver met its tolerance."""
 
     p: Floats
     objective: float
@@ -41,54 +38,77 @@ def fixed_point(
     tolerance: float = 1e-4,
     max_iterations: int = 200,
 ) -> Solution:
-    """Iterate ``p <- (1 - s) p + s softmax(field(p) / T)`` to the mean-field fixed point.
+    """Find the mean-field fixed point ``p_i = softmax(field_i / T)`` that lies uphill of a start.
 
-    The target of each step maximises J with Q_soft made linear at p, so the step is an ascent direction (a conditional
-    gradient with the entropy kept exact). A step that lowers J is taken back and s is halved, so J never falls.
-    At T = 0 the target is the one-hot argmax of the field, and J is Q_soft itself.
+    On the CPU by coordinate ascent: each item in turn takes the row that maximises J exactly, given all others, its own
+    share of the mass included (at T = 0 that is a projection on the simplex). On a device by damped simultaneous steps
+    (see `damped`), for whose sake `damping` is there. Neither ever lowers J.
 
     Args:
         problem: graph, support and resolution.
-        start: P [entries] to start from.
+        start: P [N, rho] to start from.
         temperature: T >= 0.
-        damping: first step size s, in (0, 1].
-        tolerance: stop when the degree-weighted mean of ``|p - target|_1 / 2`` is below it.
-        max_iterations: of sparse products.
+        damping: largest step of the simultaneous steps, in (0, 1].
+        tolerance: stop when a sweep moves a smaller share of all degree.
+        max_iterations: most sweeps.
 
     Raises:
         RecsysError: temperature is negative.
     """
-    if temperature < 0:
-        raise RecsysError(f"The temperature is {temperature}, expected 0 or more.", mend="set temperature >= 0.")
-    support, total = problem.support, problem.total
-    share = problem.degree[support.items] / total
-    p, direction, step = start, np.zeros_like(start), 0.0
-    size, best, gap, iteration = damping, -np.inf, np.inf, 0
+    _check(temperature)
+    if problem.xp is not np:
+        return damped(problem, start, temperature, damping, tolerance, max_iterations)
+    from recsys_dagster.g2rec import kernels
+
+    p = np.array(start, dtype=np.float64)
+    mass = problem.mass(p)
+    matrix, support, moved, iteration = problem.matrix, problem.support, np.inf, 0
+    while iteration < max_iterations and moved >= tolerance:
+        iteration += 1
+        moved = kernels.ascend(
+            matrix.indptr, matrix.indices, matrix.data, problem.degree, support.prototypes, p, mass, problem.gamma,
+            problem.total, float(temperature),
+        )  # fmt: skip
+    return Solution(p, problem.objective(p, temperature), iteration, moved < tolerance)
+
+
+def damped(
+    problem: SoftProblem, start: Floats, temperature: float, damping: float, tolerance: float, max_iterations: int
+) -> Solution:
+    """Iterate ``p <- (1 - s) p + s softmax(field(p) / T)`` for all items at once; arguments as for `fixed_point`.
+
+    The target of each step maximises J with Q_soft made linear at p, so the step is an ascent direction (a conditional
+    gradient with the entropy kept exact). A step that would lower J is halved until it does not; as A P is linear in P
+    that needs no further product, and an iteration is one product whatever its step. At T = 0 the target is the one-hot
+    argmax of the field.
+    """
+    p = problem.array(start)
+    pull, mass = problem.pull(p), problem.mass(p)
+    value, size, gap, iteration = problem.objective(p, temperature, pull, mass), damping, np.inf, 0
     while iteration < max_iterations:
         iteration += 1
-        trial = p + step * direction
-        pull, mass = problem.product @ trial, problem.mass(trial)
-        value = float(trial @ pull / total - problem.gamma * (mass @ mass) / total**2)
-        value += 2.0 * temperature * problem.entropy(trial)
-        if value < best - 1e-12:
-            step = size = size / 2
-            if size < 1e-6:
-                break
-            continue
-        p, best = trial, value
-        size = min(damping, size * 1.2)
-        degree = problem.degree[support.items]
-        field = np.divide(pull, degree, out=np.zeros_like(p), where=degree > 0)
-        field -= problem.gamma * mass[support.prototypes] / total
-        target = support.softmax(field / temperature) if temperature > 0 else support.argmax(field)
-        direction, step = target - p, size
-        gap = float(np.abs(direction) @ share) / 2
-        if gap < tolerance:
-            # The last step is taken whole: a hard start within the tolerance still gets its small memberships.
-            if (value := problem.objective(target, temperature)) >= best:
-                p, best = target, value
+        field = problem.field(p, pull, mass)
+        target = problem.softmax(field / temperature) if temperature > 0 else problem.argmax(field)
+        direction = target - p
+        gap = problem.moved(direction)
+        if gap == 0.0:
             break
-    return Solution(p, best, iteration, gap < tolerance)
+        pull_step, mass_step = problem.pull(direction), problem.mass(direction)
+        # The last step is taken whole if it may be: a hard start within the tolerance still gets its small memberships.
+        step = 1.0 if gap < tolerance else size
+        while step > 1e-6:
+            trial = p + step * direction, pull + step * pull_step, mass + step * mass_step
+            reached = problem.objective(trial[0], temperature, trial[1], trial[2])
+            if reached >= value - 1e-12:
+                break
+            step /= 2
+        else:
+            break
+        (p, pull, mass), value = trial, reached
+        if gap < tolerance:
+            break
+        size = min(damping, step * 1.2)
+    return Solution(problem.numpy(p), value, iteration, bool(gap < tolerance))
 
 
 def adam(
@@ -99,75 +119,51 @@ def adam(
     learning_rate: float = 0.1,
     tolerance: float = 1e-7,
     max_iterations: int = 1000,
-    device: str = "cpu",
+    stop_at: float = np.inf,
 ) -> Solution:
-    """Maximise J over the logits of P by Adam (the paper's way, its T = 0; G2Rec 3.2).
+    """Maximise J over the logits of P by Adam (the paper's way, its T = 0; G2Rec 3.2), with J's exact gradient.
 
     Args:
         problem: graph, support and resolution.
-        start: P [entries] to start from; zeros are lifted to 1e-3 so that their logits can move.
+        start: P [N, rho] to start from; zeros are lifted to 1e-3 so that their logits can move.
         temperature: T >= 0.
         learning_rate: of Adam.
         tolerance: stop when J rises by less than this over 20 steps.
         max_iterations: most steps.
-        device: of torch.
+        stop_at: stop as soon as J is as large.
 
     Raises:
         RecsysError: temperature is negative.
     """
-    import torch
-
-    if temperature < 0:
-        raise RecsysError(f"The temperature is {temperature}, expected 0 or more.", mend="set temperature >= 0.")
-    support, total = problem.support, problem.total
-
-    def tensor(array: NDArray[Any]) -> torch.Tensor:
-        return torch.as_tensor(array, device=device)
-
-    items, prototypes = tensor(support.items), tensor(support.prototypes.astype(np.int64))
-    degree = tensor(problem.degree)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch calls its CSR tensors a beta on first use
-        product = torch.sparse_csr_tensor(
-            tensor(problem.product.indptr.astype(np.int64)),
-            tensor(problem.product.indices.astype(np.int64)),
-            tensor(problem.product.data),
-            size=problem.product.shape,
-            check_invariants=False,
-        )
-    logits = tensor(np.log(np.maximum(start, 1e-3))).requires_grad_()
-    optimiser = torch.optim.Adam([logits], lr=learning_rate)
-
-    def log_memberships() -> torch.Tensor:
-        top = torch.full_like(degree, -torch.inf).scatter_reduce(0, items, logits.detach(), "amax")
-        shifted = logits - top[items]
-        return shifted - torch.zeros_like(degree).index_add(0, items, shifted.exp()).log()[items]
-
-    def value_of(log_p: torch.Tensor) -> torch.Tensor:
-        p = log_p.exp()
-        with torch.no_grad():
-            pull = product @ p
-        # The product is symmetric: this has the value p'Mp and the gradient 2Mp, without a second product.
-        inside = 2.0 * (p * pull).sum() - (p.detach() * pull).sum()
-        mass = torch.zeros(support.n_prototypes, dtype=p.dtype, device=device)
-        mass = mass.index_add(0, prototypes, p * degree[items])
-        entropy = -(p * log_p * degree[items]).sum() / total
-        return inside / total - problem.gamma * (mass @ mass) / total**2 + 2.0 * temperature * entropy
-
-    best, best_logits, checkpoint, converged, iteration = -np.inf, logits.detach().clone(), -np.inf, False, 0
+    _check(temperature)
+    xp = problem.xp
+    logits = xp.log(xp.clip(problem.array(start), 1e-3, None))
+    first, second = xp.zeros_like(logits), xp.zeros_like(logits)
+    weight = 2.0 * problem.array(problem.degree)[:, None] / problem.total
+    best, best_p, checkpoint, converged, iteration = -np.inf, logits, -np.inf, False, 0
     for iteration in range(1, max_iterations + 1):
-        optimiser.zero_grad()
-        value = value_of(log_memberships())
-        if value.item() > best:
-            best, best_logits = value.item(), logits.detach().clone()
+        p = problem.softmax(logits)
+        pull, mass = problem.pull(p), problem.mass(p)
+        value = problem.objective(p, temperature, pull, mass)
+        if value > best:
+            best, best_p = value, p
+        if best >= stop_at:
+            converged = True
+            break
         if iteration % 20 == 0:
             if best - checkpoint < tolerance:
                 converged = True
                 break
             checkpoint = best
-        (-value).backward()
-        optimiser.step()
-    with torch.no_grad():
-        logits.copy_(best_logits)
-        p = log_memberships().exp().cpu().numpy()
-    return Solution(p, problem.objective(p, temperature), iteration, converged)
+        slope = weight * (problem.field(p, pull, mass) - temperature * xp.log(xp.clip(p, 1e-300, None)))
+        gradient = p * (slope - (p * slope).sum(axis=1)[:, None])
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        step = first / (1 - 0.9**iteration) / ((second / (1 - 0.999**iteration)) ** 0.5 + 1e-8)
+        logits = logits + learning_rate * step
+    return Solution(problem.numpy(best_p), best, iteration, converged)
+
+
+def _check(temperature: float) -> None:
+    if temperature < 0:
+        raise RecsysError(f"The temperature is {temperature}, expected 0 or more.", mend="set temperature >= 0.")

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from scipy import linalg
 from scipy.stats import binom
 
-from recsys_dagster.data.histories import Histories
+from recsys_dagster.data.histories import Histories, stream_histories
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.coengagement import (
     CoengagementConfig,
-    adjacency,
+    GraphBuilder,
     build_graph,
-    graph_statistics,
     sample_sizes,
 )
+from recsys_dagster.g2rec.graph import adjacency, graph_statistics
+from recsys_dagster.g2rec.spectrum import measured_epsilon
 
 
 def histories(sequences: list[list[int]], n_items: int) -> Histories:
@@ -134,9 +135,87 @@ def test_theorem_2_holds_in_at_least_one_minus_delta_of_seeds(weighting: str) ->
         values = linalg.eigvalsh(basis.T @ sampled @ basis, basis.T @ full @ basis)
         held += 1 - epsilon <= values[0] and values[-1] <= 1 + epsilon
         worst = max(worst, abs(values - 1).max())
+        if weighting == "count" and seed < 3:
+            measured = measured_epsilon(build_graph(log, config, seed=seed), log)
+            assert measured == pytest.approx(max(1 - values[0], values[-1] - 1), rel=1e-2)
     assert held >= binom.ppf(1e-6, seeds, 1 - delta)
     assert held >= (1 - delta) * seeds
     assert worst > 0.05  # it was indeed sampled
+
+
+@given(
+    sequences=st.lists(st.lists(st.integers(0, 7), max_size=9), min_size=2, max_size=8),
+    rows=st.integers(1, 12),
+    samples=st.sampled_from([None, 3]),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_streamed_log_gives_the_same_graph(sequences: list[list[int]], rows: int, samples: int | None) -> None:
+    sequences = [*sequences, [0, 1, 2, 3, 4]]
+    table = pd.DataFrame(
+        [(u, i, 0) for u, items in enumerate(sequences) for i in items], columns=["user_id", "item_id", "split"]
+    )
+    pieces = [table.iloc[start : start + rows] for start in range(0, len(table), rows)]
+    config = CoengagementConfig(samples_per_user=samples)
+    # The stream leaves out users without a row, so that the others keep their numbers, and draws, without them.
+    log = histories([items for items in sequences if items], 8)
+    streamed = build_graph(stream_histories(iter(pieces), n_items=8), config, seed=1)
+    pd.testing.assert_frame_equal(streamed, build_graph(log, config, seed=1))
+
+
+def timed(sequences: list[list[tuple[int, int]]], n_items: int) -> Histories:
+    plain = histories([[item for item, _ in sequence] for sequence in sequences], n_items)
+    times = np.array([time for sequence in sequences for _, time in sequence], dtype=np.int64)
+    return Histories(plain.indptr, plain.items, n_items, times)
+
+
+DAY = 86_400
+
+
+def test_half_life_hand_value() -> None:
+    # Ages in days: user 0 has item 0 at 4, item 1 at 0 (its older visit at 8 does not count), item 2 at 2.
+    log = timed([[(1, 2 * DAY), (0, 6 * DAY), (2, 8 * DAY), (1, 10 * DAY)], [(0, 10 * DAY), (1, 10 * DAY)]], 3)
+    graph = build_graph(log, CoengagementConfig(half_life_days=2))
+    expected = {(0, 1): 2**-1 + 1, (0, 2): 2**-1.5, (1, 2): 2**-0.5}
+    assert as_dict(graph) == pytest.approx(expected, rel=1e-6)
+    later = build_graph(log, CoengagementConfig(half_life_days=2), newest=12 * DAY)
+    assert as_dict(later) == pytest.approx({pair: weight / 2 for pair, weight in expected.items()}, rel=1e-6)
+    with pytest.raises(RecsysError, match="no timestamps"):
+        build_graph(histories([[0, 1]], 2), CoengagementConfig(half_life_days=2))
+
+
+def test_sampling_with_decay_is_unbiased_and_within_theorem_2() -> None:
+    """Drawing one end by its decay keeps every draw's norm at (N - 1) / m, as without decay."""
+    rng = np.random.default_rng(0)
+    n_items, m = 30, 400
+    log = timed([[(i, int(t)) for i, t in zip(range(30), rng.integers(0, 40 * DAY, 30), strict=True)]], n_items)
+    full = laplacian(build_graph(log, CoengagementConfig(half_life_days=10, samples_per_user=435)), n_items)
+    sampling = CoengagementConfig(half_life_days=10, samples_per_user=m)
+    draws = [laplacian(build_graph(log, sampling, seed=s), n_items) for s in range(300)]
+    error = np.std(draws, axis=0) / np.sqrt(len(draws))
+    assert (np.abs(np.mean(draws, axis=0) - full) <= 5 * error + 1e-6).all()
+    # Each draw's weight times the effective resistance of its pair is (N - 1) / m.
+    one = build_graph(log, CoengagementConfig(half_life_days=10, samples_per_user=1), seed=5).iloc[0]
+    resistance = np.linalg.pinv(full)
+    i, j = int(one["source"]), int(one["target"])
+    assert one["weight"] * (resistance[i, i] + resistance[j, j] - 2 * resistance[i, j]) == pytest.approx(29, rel=1e-3)
+
+
+def test_giant_user_is_sampled_in_bounded_memory() -> None:
+    # One user with every item of the catalogue: 2 million pairs, of which 20,000 are drawn.
+    graph = build_graph(histories([list(range(2000)), [0, 1]], 2000), CoengagementConfig(samples_per_user=20_000))
+    assert len(graph) <= 20_001
+    assert graph["weight"].sum() == pytest.approx(2000 * 1999 / 2 + 1, rel=1e-5)
+    assert graph_statistics(graph, 2000)["isolated_items"] == 0
+
+
+def test_one_user_and_no_user() -> None:
+    assert as_dict(build_graph(histories([[1, 0]], 2))) == {(0, 1): 1.0}
+    for empty in (histories([], 3), histories([[2]], 3), iter([])):
+        with pytest.raises(RecsysError, match="empty"):
+            build_graph(empty)
+    builder = GraphBuilder(3)
+    assert list(builder.add(histories([[0, 1], [1, 2]], 3))) == [2]
+    assert len(builder.finish()) == 2
 
 
 def test_adjacency_rejects_unsound_graphs() -> None:

@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_dagster.errors import RecsysError
-from recsys_dagster.g2rec.coengagement import adjacency
-from recsys_dagster.g2rec.leiden import LeidenConfig, dense_by_size, hard_modularity, leiden, merge_small
+from recsys_dagster.g2rec.graph import adjacency
+from recsys_dagster.g2rec.leiden import LeidenConfig, leiden, leiden_of_size, leiden_supported
+from recsys_dagster.g2rec.merging import dense_by_size, hard_modularity, merge_small
+from recsys_dagster.g2rec.network import Network
+from recsys_dagster.g2rec.placement import extend
 
 
 def cliques(sizes: list[int], extra: list[tuple[int, int, float]], isolated: int = 0) -> tuple[pd.DataFrame, int]:
@@ -35,7 +38,7 @@ def random_graph(n: int, seed: int, density: float = 0.3) -> pd.DataFrame:
 @pytest.mark.parametrize("engine", ["igraph", "leidenalg"])
 def test_finds_planted_cliques_by_falling_size(engine: str) -> None:
     graph, n = cliques([4, 6, 5], [(0, 4, 0.5), (5, 10, 0.5)])
-    labels = leiden(graph, n, 1.0, LeidenConfig(engine=engine), seed=1)
+    labels = leiden(Network.of(graph, n), 1.0, LeidenConfig(engine=engine), seed=1)
     assert labels.tolist() == [2] * 4 + [0] * 6 + [1] * 5
 
 
@@ -43,10 +46,10 @@ def test_finds_planted_cliques_by_falling_size(engine: str) -> None:
 def test_same_seed_same_labels(engine: str) -> None:
     graph = random_graph(60, 0, 0.1)
     config = LeidenConfig(engine=engine, leiden_iterations=1)
-    runs = [leiden(graph, 60, 1.5, config, seed=5) for _ in range(3)]
+    runs = [leiden(Network.of(graph, 60), 1.5, config, seed=5) for _ in range(3)]
     assert all((run == runs[0]).all() for run in runs)
     random.seed(9)
-    leiden(graph, 60, 1.5, config, seed=5)
+    leiden(Network.of(graph, 60), 1.5, config, seed=5)
     after = random.random()
     random.seed(9)
     assert after == random.random()  # the global generator of Python is left alone
@@ -70,15 +73,89 @@ def test_hard_modularity_equals_double_loop_and_igraph() -> None:
 def test_higher_gamma_gives_more_clusters_and_warm_start_is_used() -> None:
     graph = random_graph(80, 4, 0.15)
     config = LeidenConfig(min_size=1)
-    counts = [leiden(graph, 80, gamma, config).max() for gamma in (0.5, 1.0, 4.0)]
+    counts = [leiden(Network.of(graph, 80), gamma, config).max() for gamma in (0.5, 1.0, 4.0)]
     assert counts == sorted(counts)
     assert counts[0] < counts[-1]
     planted, n = cliques([5, 5], [])
     # Leiden started at its own optimum stays there; items without a label (-1) are placed.
     start = np.array([7] * 5 + [3] * 4 + [-1])
-    assert leiden(planted, n, 1.0, config, start).tolist() == [0] * 5 + [1] * 5
-    with pytest.raises(RecsysError, match="warm start"):
-        leiden(planted, n, 1.0, config, start[:4])
+    assert leiden(Network.of(planted, n), 1.0, config, start).tolist() == [0] * 5 + [1] * 5
+    with pytest.raises(RecsysError, match="The start has shape"):
+        leiden(Network.of(planted, n), 1.0, config, start[:4])
+
+
+def test_new_items_find_a_place_and_all_others_keep_theirs() -> None:
+    # Old cliques 0 and 1; item 12 leans on both, more on the second; 13-17 are a clique of their own, hanging on the
+    # first by one edge; 18 and 19 have nothing, and nothing either has 20, which stood in cluster 2 with 21.
+    clique = [(13 + a, 13 + b, 1.0) for a in range(5) for b in range(a + 1, 5)]
+    graph, n = cliques([6, 6], [(0, 12, 1.0), (6, 12, 2.0), (0, 13, 0.3), *clique], isolated=10)
+    labels = np.array([1] * 6 + [0] * 6 + [-1] * 6 + [-1, -1, 2, 2])
+    placed = extend(Network.of(graph, n), labels, 1.0, seed=1)
+    assert placed[:12].tolist() == labels[:12].tolist()
+    assert placed[12] == 0
+    assert placed[13:18].tolist() == [3] * 5
+    assert placed[18:].tolist() == [2] * 4
+    # One that stands in a cluster to which it has no tie any more is placed anew; the others are left as they were,
+    # though plain Leiden would move them.
+    wrong = placed.copy()
+    wrong[12], wrong[11] = 3, 1
+    again = extend(Network.of(graph, n), wrong, 1.0, seed=1)
+    assert again[12] == 0
+    assert again[11] == 0  # no tie to clique 1 either
+    assert (np.delete(again, [11, 12]) == np.delete(wrong, [11, 12])).all()
+    # A small new group joins its strongest neighbour, but small old clusters are left alone.
+    pair, n = cliques([5, 5], [(0, 10, 1.0), (0, 11, 1.0), (10, 11, 1.0), (5, 12, 1.0)], isolated=3)
+    placed = extend(Network.of(pair, n), np.array([0] * 5 + [1] * 5 + [-1, -1, -1]), 1.0, LeidenConfig(min_size=3))
+    assert placed[10:].tolist() == [0, 0, 1]
+    old_small = np.array([0] * 5 + [1] * 5 + [2, 2, 1])
+    assert extend(Network.of(pair, n), old_small, 1.0).tolist() == old_small.tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), share=st.floats(0, 0.5))
+def test_extending_never_moves_a_tied_item_and_leaves_none_without_a_label(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    network = Network.of(random_graph(30, seed, 0.12), 30)
+    labels = np.unique(rng.integers(0, 5, 30), return_inverse=True)[1]
+    labels[rng.random(30) < share] = -1
+    labels = np.where(
+        labels < 0, -1, np.unique(labels[labels >= 0], return_inverse=True)[1][np.cumsum(labels >= 0) - 1]
+    )
+    placed = extend(network, labels, 1.0, seed=0)
+    dense = network.matrix.toarray()
+    tied = np.array([labels[i] >= 0 and dense[i][labels == labels[i]].sum() > 0 for i in range(30)])
+    assert (placed[tied] == labels[tied]).all()
+    assert placed.min() >= 0
+
+
+def test_wanted_number_of_clusters_is_found_in_few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import recsys_dagster.g2rec.leiden as module
+
+    graph, n = cliques([5] * 24, [(5 * i, (5 * i + 7) % 120, 0.6) for i in range(24)])
+    network, runs = Network.of(graph, n), []
+    inner = module.leiden
+    monkeypatch.setattr(module, "leiden", lambda *a, **k: runs.append(a[1]) or inner(*a, **k))
+    for wanted in (24, 6):
+        runs.clear()
+        labels, gamma = leiden_of_size(network, wanted, LeidenConfig(min_size=1), seed=1)
+        assert len(runs) <= 10
+        assert abs(labels.max() + 1 - wanted) <= 1
+        assert gamma in runs
+    # What no gamma gives is missed by as little as the runs allow.
+    labels, _ = leiden_of_size(network, 1, LeidenConfig(min_size=1))
+    assert labels.max() + 1 <= 4
+    with pytest.raises(RecsysError, match="200 prototypes"):
+        leiden_of_size(network, 200)
+
+
+def test_a_resolution_that_the_graph_does_not_support_is_halved() -> None:
+    dense, n = cliques([8, 8, 8], [(i, j, 0.5) for i in range(8) for j in range(8, 24)])
+    network = Network.of(dense, n)
+    labels, gamma = leiden_supported(network, 64.0)
+    assert hard_modularity(network.matrix, leiden(network, 64.0), 64.0) <= 0
+    assert 1 <= gamma < 64
+    assert hard_modularity(network.matrix, labels, gamma) > 0
+    assert leiden_supported(network, 1.2)[1] == 1.2
 
 
 def test_merge_small_goes_to_the_strongest_tie_and_pools_the_rest() -> None:
@@ -121,6 +198,6 @@ def test_dense_by_size() -> None:
 def test_bad_input() -> None:
     graph, n = cliques([3], [])
     with pytest.raises(RecsysError, match="gamma is 0"):
-        leiden(graph, n, 0.0)
+        leiden(Network.of(graph, n), 0.0)
     with pytest.raises(RecsysError, match="no edges"):
-        leiden(graph.iloc[:0], n, 1.0)
+        Network.of(graph.iloc[:0], n)

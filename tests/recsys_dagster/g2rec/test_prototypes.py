@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
 from recsys_dagster.errors import RecsysError
-from recsys_dagster.g2rec.prototypes import adjusted_rand_index, align, prototype_table
+from recsys_dagster.g2rec.alignment import adjusted_rand_index, align
+from recsys_dagster.g2rec.prototypes import prototype_table
 
 
 def hard(labels: list[list[int]]) -> pd.DataFrame:

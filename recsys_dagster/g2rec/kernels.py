@@ -1,0 +1,444 @@
+"""Compiled inner loops of the graph half. Import this module inside functions only: numba is slow to import.
+
+The loops release the interpreter's lock; `parallel_rows` runs those over rows on threads. No result depends on the
+number of threads: every row is computed by one thread, in one order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+_BLOCK_BITS = 6
+"""A dense row is searched for its entries in blocks of 64 columns."""
+
+
+def compiled(function: Any) -> Any:
+    """Compile a loop on first use, without the interpreter's lock; kept on disk from then on."""
+    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+
+
+@compiled
+def newest_distinct(
+    indptr: Any, items: Any, first: int, last: int, cap: int, n_items: int, out: Any, place: Any, counts: Any
+) -> None:
+    """The most recent `cap` distinct items of users first..last-1, sorted by item within a user.
+
+    `out` (items) and `place` (where in `items` each stands last) are filled from ``indptr[user] - indptr[first]`` on;
+    `counts` [users] says how far.
+    """
+    seen = np.full(n_items, -1, np.int64)
+    for user in range(first, last):
+        start, stop = indptr[user], indptr[user + 1]
+        base, n = start - indptr[first], 0
+        for source in range(stop - 1, start - 1, -1):
+            item = items[source]
+            if seen[item] != user:
+                seen[item] = user
+                if n == cap:
+                    break
+                out[base + n] = item
+                place[base + n] = source
+                n += 1
+        order = np.argsort(out[base : base + n])
+        out[base : base + n] = out[base : base + n][order]
+        place[base : base + n] = place[base : base + n][order]
+        counts[user - first] = n
+
+
+@compiled
+def group_by_item(items: Any, n_items: int) -> Any:
+    """Counting sort: int64 [n_items + 1] row starts, and the places of each item in `items`, rising."""
+    starts = np.zeros(n_items + 1, np.int64)
+    for item in items:
+        starts[item + 1] += 1
+    for item in range(n_items):
+        starts[item + 1] += starts[item]
+    cursor = starts[:-1].copy()
+    places = np.empty(len(items), np.int64)
+    for place in range(len(items)):
+        item = items[place]
+        places[cursor[item]] = place
+        cursor[item] += 1
+    return starts, places
+
+
+@compiled
+def clique_costs(starts: Any, places: Any, ends: Any) -> Any:
+    """Running sum [N + 1] of the number of pairs whose smaller item is item i."""
+    cost = np.zeros(len(starts), np.int64)
+    for item in range(len(starts) - 1):
+        pairs = 0
+        for entry in range(starts[item], starts[item + 1]):
+            pairs += ends[places[entry]] - places[entry] - 1
+        cost[item + 1] = cost[item] + pairs
+    return cost
+
+
+@compiled
+def clique_rows(
+    first: int,
+    last: int,
+    starts: Any,
+    places: Any,
+    ends: Any,
+    items: Any,
+    share: Any,
+    decay: Any,
+    cost: Any,
+    columns: Any,
+    values: Any,
+    counts: Any,
+) -> None:
+    """Sum the cliques' pairs whose smaller item is in first..last-1, row by row (Gustavson's order, upper triangle).
+
+    `items` holds the users' sorted distinct items one after the other; entry p belongs to the user whose items end
+    before ``ends[p]``, and pairs with entry q with weight ``share[p] * decay[q]`` (an empty `decay` means 1).
+    Row i is written to `columns` and `values` from ``cost[i]`` on, ``counts[i]`` entries in rising order of columns.
+    """
+    n_items = len(starts) - 1
+    total = np.zeros(n_items)
+    n_blocks = (n_items >> _BLOCK_BITS) + 1
+    hit = np.zeros(n_blocks, np.uint8)
+    for row in range(first, last):
+        base, n = cost[row], 0
+        if (cost[row + 1] - base) * 8 < n_blocks - (row >> _BLOCK_BITS):
+            for entry in range(starts[row], starts[row + 1]):
+                p = places[entry]
+                for q in range(p + 1, ends[p]):
+                    column = items[q]
+                    if total[column] == 0.0:
+                        columns[base + n] = column
+                        n += 1
+                    total[column] += share[p] * decay[q] if len(decay) else share[p]
+            columns[base : base + n] = np.sort(columns[base : base + n])
+            for k in range(base, base + n):
+                values[k] = total[columns[k]]
+                total[columns[k]] = 0.0
+        else:
+            for entry in range(starts[row], starts[row + 1]):
+                p = places[entry]
+                w = share[p]
+                if len(decay):
+                    for q in range(p + 1, ends[p]):
+                        total[items[q]] += w * decay[q]
+                        hit[items[q] >> _BLOCK_BITS] = 1
+                else:
+                    for q in range(p + 1, ends[p]):
+                        total[items[q]] += w
+                        hit[items[q] >> _BLOCK_BITS] = 1
+            for block in range(row >> _BLOCK_BITS, n_blocks):
+                if hit[block]:
+                    hit[block] = 0
+                    for column in range(block << _BLOCK_BITS, min((block + 1) << _BLOCK_BITS, n_items)):
+                        if total[column] != 0.0:
+                            columns[base + n] = column
+                            values[base + n] = total[column]
+                            total[column] = 0.0
+                            n += 1
+        counts[row] = n
+
+
+@compiled
+def compact(cost: Any, counts: Any, columns: Any, values: Any) -> Any:
+    """Close the gaps that `clique_rows` and `sum_rows` leave: indptr, columns, values of a CSR matrix."""
+    indptr = np.zeros(len(counts) + 1, np.int64)
+    for row in range(len(counts)):
+        indptr[row + 1] = indptr[row] + counts[row]
+    packed = np.empty(indptr[-1], columns.dtype)
+    sums = np.empty(indptr[-1], values.dtype)
+    for row in range(len(counts)):
+        for k in range(counts[row]):
+            packed[indptr[row] + k] = columns[cost[row] + k]
+            sums[indptr[row] + k] = values[cost[row] + k]
+    return indptr, packed, sums
+
+
+@compiled
+def sum_rows(first: int, last: int, starts: Any, places: Any, right: Any, weight: Any, columns: Any, values: Any,
+             counts: Any, n_items: int) -> None:  # fmt: skip
+    """Sum equal pairs among draws grouped by their smaller item; output as `clique_rows` leaves it."""
+    total = np.zeros(n_items)
+    for row in range(first, last):
+        base, n = starts[row], 0
+        for entry in range(starts[row], starts[row + 1]):
+            draw = places[entry]
+            column = right[draw]
+            if total[column] == 0.0:
+                columns[base + n] = column
+                n += 1
+            total[column] += weight[draw]
+        columns[base : base + n] = np.sort(columns[base : base + n])
+        for k in range(base, base + n):
+            values[k] = total[columns[k]]
+            total[columns[k]] = 0.0
+        counts[row] = n
+
+
+@compiled
+def uniform(seed: Any, user: Any, draw: Any) -> float:
+    """A number in [0, 1) that depends on its arguments alone (SplitMix64's finaliser, once for each)."""
+    x = np.uint64(seed)
+    for part in (np.uint64(user), np.uint64(draw)):
+        x = (x ^ part) + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    return (x >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@compiled
+def draw_pairs(
+    first: int, last: int, offsets: Any, items: Any, draws: Any, draw_offsets: Any, share: Any, decay: Any,
+    users: Any, seed: int, left: Any, right: Any, weight: Any,
+) -> None:  # fmt: skip
+    """Draw pairs of each sampled user with replacement, as Theorem 2 has it.
+
+    Without decay every pair is as likely as any other and weighs ``share * C(N, 2) / m``. With decay d the first end is
+    drawn in proportion to d and the second uniformly from the rest, so that a pair comes with probability
+    ``(d_i + d_j) / (D (N - 1))``, the share that keeps the bound of Theorem 2 as it is (docs/science).
+    """
+    for k in range(first, last):
+        start, n = offsets[k], offsets[k + 1] - offsets[k]
+        m, user = draws[k], users[k]
+        running = np.zeros(n + 1)
+        if len(decay):
+            for a in range(n):
+                running[a + 1] = running[a] + decay[start + a]
+        for draw in range(m):
+            u = uniform(seed, user, 2 * draw)
+            v = uniform(seed, user, 2 * draw + 1)
+            if len(decay):
+                i = min(np.searchsorted(running, u * running[n], side="right") - 1, n - 1)
+            else:
+                i = min(int(u * n), n - 1)
+            j = min(int(v * (n - 1)), n - 2)
+            if j >= i:
+                j += 1
+            out = draw_offsets[k] + draw
+            left[out] = items[start + min(i, j)]
+            right[out] = items[start + max(i, j)]
+            if len(decay):
+                a, b = decay[start + i], decay[start + j]
+                weight[out] = share[k] * a * b / (a + b) * running[n] * (n - 1) / m
+            else:
+                weight[out] = share[k] * (n * (n - 1) / 2) / m
+
+
+@compiled
+def symmetric(source: Any, target: Any, weight: Any, n_items: int) -> Any:
+    """CSR of the symmetric matrix of edges that are sorted by source, then target, with source < target."""
+    indptr = np.zeros(n_items + 1, np.int64)
+    for e in range(len(source)):
+        indptr[source[e] + 1] += 1
+        indptr[target[e] + 1] += 1
+    for row in range(n_items):
+        indptr[row + 1] += indptr[row]
+    cursor = indptr[:-1].copy()
+    columns = np.empty(2 * len(source), np.int32)
+    values = np.empty(2 * len(source), np.float64)
+    # In this order every row gets its smaller neighbours before its larger ones, both rising.
+    for e in range(len(source)):
+        row = target[e]
+        columns[cursor[row]] = source[e]
+        values[cursor[row]] = weight[e]
+        cursor[row] += 1
+    for e in range(len(source)):
+        row = source[e]
+        columns[cursor[row]] = target[e]
+        values[cursor[row]] = weight[e]
+        cursor[row] += 1
+    return indptr, columns, values
+
+
+@compiled
+def support_rows(
+    first: int, last: int, indptr: Any, neighbours: Any, weights: Any, degree: Any, labels: Any, expected: Any,
+    kept_indptr: Any, kept_columns: Any, kept_values: Any, out: Any,
+) -> None:  # fmt: skip
+    """The places of items first..last-1: own label, then earlier memberships, then the strongest ties; see
+    `choose_support`. `out` int32 [N, rho] is filled with rising columns, then -1.
+    """
+    rho = out.shape[1]
+    tie = np.zeros(len(expected))
+    rank = np.zeros(len(expected), np.int8)  # 0 unseen, 1 tied, 2 earlier, 3 own
+    touched = np.empty(len(expected), np.int64)
+    best, best_rank, best_strength = np.empty(rho, np.int64), np.empty(rho, np.int8), np.empty(rho)
+    for item in range(first, last):
+        n = 0
+        for e in range(indptr[item], indptr[item + 1]):
+            a = labels[neighbours[e]]
+            if rank[a] == 0:
+                rank[a] = 1
+                touched[n] = a
+                n += 1
+            tie[a] += weights[e]
+        for a in touched[:n]:
+            tie[a] = tie[a] / degree[item] - expected[a]
+        for e in range(kept_indptr[item], kept_indptr[item + 1]):
+            a = kept_columns[e]
+            if rank[a] == 0:
+                touched[n] = a
+                n += 1
+            rank[a] = 2
+            tie[a] = kept_values[e]
+        if rank[labels[item]] == 0:
+            touched[n] = labels[item]
+            n += 1
+        rank[labels[item]] = 3
+        m = 0
+        for a in touched[:n]:
+            place = m
+            while place > 0:
+                b = place - 1
+                better = rank[a] > best_rank[b] or (
+                    rank[a] == best_rank[b]
+                    and (tie[a] > best_strength[b] or (tie[a] == best_strength[b] and a < best[b]))
+                )
+                if not better:
+                    break
+                place -= 1
+            if place < rho:
+                for b in range(min(m, rho - 1), place, -1):
+                    best[b], best_rank[b], best_strength[b] = best[b - 1], best_rank[b - 1], best_strength[b - 1]
+                best[place], best_rank[place], best_strength[place] = a, rank[a], tie[a]
+                m = min(m + 1, rho)
+        for a in touched[:n]:
+            tie[a] = 0.0
+            rank[a] = 0
+        chosen = np.sort(best[:m])
+        for s in range(m):
+            out[item, s] = chosen[s]
+
+
+@compiled
+def pull_rows(
+    first: int, last: int, indptr: Any, neighbours: Any, weights: Any, prototypes: Any, p: Any, n_prototypes: int,
+    out: Any,
+) -> None:  # fmt: skip
+    """``(A P)_ia`` at the support of items first..last-1, by gathering the rows of P of each item's neighbours.
+
+    `prototypes` int32 [N, rho] and `p` [N, rho] are padded with prototype -1 and probability 0.
+    """
+    rho = prototypes.shape[1]
+    total = np.zeros(n_prototypes)
+    wanted = np.zeros(n_prototypes, np.uint8)
+    for item in range(first, last):
+        for s in range(rho):
+            if prototypes[item, s] >= 0:
+                wanted[prototypes[item, s]] = 1
+                total[prototypes[item, s]] = 0.0
+        for e in range(indptr[item], indptr[item + 1]):
+            j, w = neighbours[e], weights[e]
+            for s in range(rho):
+                a = prototypes[j, s]
+                if a < 0:
+                    break
+                if wanted[a]:
+                    total[a] += w * p[j, s]
+        for s in range(rho):
+            a = prototypes[item, s]
+            if a >= 0:
+                out[item, s] = total[a]
+                wanted[a] = 0
+            else:
+                out[item, s] = 0.0
+
+
+@compiled
+def _best_row(field: Any, row: Any, n: int, self_weight: float, temperature: float) -> None:
+    """Maximise ``field . p - self_weight |p|^2 / 2 + T H(p)`` over the simplex of n entries, from `row` into `row`.
+
+    At T = 0 that is the Euclidean projection of field / self_weight on the simplex; above, the p that solves
+    ``p = softmax((field - self_weight p) / T)``, by damped iteration: the slopes of that map lie between
+    -self_weight / (2 T) and 0, so the damping below makes it a contraction.
+    """
+    if temperature == 0.0:
+        order = np.argsort(-field[:n])
+        threshold, running = 0.0, 0.0
+        for rank in range(n):
+            running += field[order[rank]]
+            level = (running - self_weight) / (rank + 1)
+            if field[order[rank]] <= level:
+                break
+            threshold = level
+        if self_weight <= 0.0:  # an item without weight: nothing pulls it apart
+            for a in range(n):
+                row[a] = 0.0
+            row[order[0]] = 1.0
+            return
+        total = 0.0
+        for a in range(n):
+            row[a] = max((field[a] - threshold) / self_weight, 0.0)
+            total += row[a]
+        for a in range(n):
+            row[a] /= total
+        return
+    damping = 1.0 / (1.0 + self_weight / (4.0 * temperature))
+    target = np.empty(n)
+    for _ in range(100):
+        largest = -np.inf
+        for a in range(n):
+            target[a] = (field[a] - self_weight * row[a]) / temperature
+            largest = max(largest, target[a])
+        total = 0.0
+        for a in range(n):
+            target[a] = np.exp(target[a] - largest)
+            total += target[a]
+        change = 0.0
+        for a in range(n):
+            step = damping * (target[a] / total - row[a])
+            row[a] += step
+            change += abs(step)
+        if change < 1e-9 or self_weight < 1e-4 * temperature:
+            break
+
+
+@compiled
+def ascend(
+    indptr: Any, neighbours: Any, weights: Any, degree: Any, prototypes: Any, p: Any, mass: Any, gamma: float,
+    total: float, temperature: float,
+) -> float:  # fmt: skip
+    """One sweep of exact coordinate ascent: every item in turn takes the row that maximises J given all others.
+
+    `p` [N, rho] and `mass` [C] (P^T k) are changed in place. Returns the share of all degree that moved.
+    """
+    n_items, rho = prototypes.shape
+    pull = np.zeros(len(mass))
+    wanted = np.zeros(len(mass), np.uint8)
+    field, row = np.empty(rho), np.empty(rho)
+    moved = 0.0
+    for item in range(n_items):
+        k = degree[item]
+        if k == 0.0:
+            continue
+        n = 0
+        while n < rho and prototypes[item, n] >= 0:
+            a = prototypes[item, n]
+            wanted[a] = 1
+            pull[a] = 0.0
+            n += 1
+        for e in range(indptr[item], indptr[item + 1]):
+            j, w = neighbours[e], weights[e]
+            for s in range(rho):
+                a = prototypes[j, s]
+                if a < 0:
+                    break
+                if wanted[a]:
+                    pull[a] += w * p[j, s]
+        own = gamma * k / total
+        for s in range(n):
+            a = prototypes[item, s]
+            wanted[a] = 0
+            # Without the item's own part of the mass, which `_best_row` lets vary.
+            field[s] = pull[a] / k - gamma * (mass[a] - k * p[item, s]) / total
+            row[s] = p[item, s]
+        _best_row(field, row, n, own, temperature)
+        for s in range(n):
+            step = row[s] - p[item, s]
+            moved += k * abs(step)
+            mass[prototypes[item, s]] += k * step
+            p[item, s] = row[s]
+    return moved / (2.0 * total)
