@@ -12,7 +12,7 @@ from pydantic import Field
 from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized, picture, plain
 from assets.tables import conform, definition_metadata
 from recsys_dagster.evaluation.plots import degree_distribution, histogram, over_nights
-from recsys_dagster.g2rec.coengagement import CoengagementConfig
+from recsys_dagster.g2rec.sampling import CoengagementConfig
 from recsys_dagster.g2rec.soft_modularity import SoftConfig
 from resources.storage import AssetStore
 from resources.stored_table import StoredTable

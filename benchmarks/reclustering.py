@@ -19,13 +19,14 @@ from benchmarks.common import main, prepared
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.data.prepare import Prepared
 from recsys_dagster.g2rec.alignment import align
-from recsys_dagster.g2rec.coengagement import CoengagementConfig, build_graph
+from recsys_dagster.g2rec.coengagement import build_graph
 from recsys_dagster.g2rec.graph import adjacency
 from recsys_dagster.g2rec.leiden import leiden
 from recsys_dagster.g2rec.merging import hard_modularity
 from recsys_dagster.g2rec.network import Network
 from recsys_dagster.g2rec.night import LastNight, hard_labels
 from recsys_dagster.g2rec.prototypes import prototype_table
+from recsys_dagster.g2rec.sampling import CoengagementConfig
 from recsys_dagster.g2rec.soft_modularity import SoftConfig, soft_memberships
 from recsys_dagster.g2rec.soft_problem import choose_support, soft_problem
 from recsys_dagster.g2rec.soft_solvers import adam, fixed_point

@@ -3,77 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
 from scipy import sparse
 
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.parallel import parallel_rows
+from recsys_dagster.g2rec.sampling import CoengagementConfig, DegreePlan, degree_plan, draws_per_unit, sample_sizes
 from recsys_dagster.progress import Progress
 
 SECONDS_A_DAY = 86_400.0
-
-
-class CoengagementConfig(BaseModel):
-    """How co-engaged pairs are counted."""
-
-    epsilon: float = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        description="Relative error of the sampled Laplacian (Theorem 2).",
-    )
-    delta: float = Field(default=0.1, gt=0, lt=1, description="Probability of a larger error (Theorem 2).")
-    samples_per_user: int | None = Field(
-        default=None,
-        ge=1,
-        description="Pairs drawn per user (m of Eq. 2); overrides epsilon and delta.",
-    )
-    max_history: int | None = Field(
-        default=None, ge=2, description="Use only this many most recent distinct items of a user; None uses all."
-    )
-    weighting: Literal["count", "user_normalised", "binary"] = Field(
-        default="count",
-        description="Weight of an edge: users who share the pair (count); the same, but a user with N items gives "
-        "1/(N-1) a pair, so that every interaction counts alike (user_normalised); 1 (binary, the A of Eq. 3).",
-    )
-    half_life_days: float | None = Field(
-        default=None,
-        gt=0,
-        description="A pair counts half as much for every so many days of its two interactions' mean age, reckoned "
-        "from the newest train interaction. None: age does not matter. Needs timestamps.",
-    )
-    chunk_pairs: int = Field(default=16_000_000, ge=1, description="Pairs held in memory at once.")
-
-
-def sample_sizes(
-    lengths: NDArray[np.int64], n_items: int, config: CoengagementConfig
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Pairs to take from each user, and whether they are all pairs (Theorem 2).
-
-    Args:
-        lengths: [U] number N of distinct items of each user.
-        n_items: size |I| of the catalogue.
-        config: epsilon and delta, or m itself.
-
-    Returns:
-        m, int64 [U]: ``min(m, N (N - 1) / 2)``; exact, bool [U]: true where m reaches the N (N - 1) / 2 pairs there
-        are, so that the whole clique costs no more than the sample.
-    """
-    lengths = np.asarray(lengths, dtype=np.int64)
-    pairs = lengths * (lengths - 1) // 2
-    if config.samples_per_user is not None:
-        m = np.full(len(lengths), config.samples_per_user, dtype=np.int64)
-    else:
-        factor = 2.0 * (1.0 / (3.0 * config.epsilon) + 1.0 / config.epsilon**2)
-        m = np.ceil(lengths * (factor * np.log(2.0 * max(n_items, 1) / config.delta))).astype(np.int64)
-    return np.minimum(m, pairs), m >= pairs
+WORTH_PLANNING = 4.0
+"""Pairs of the log for each draw that `DegreePlan` would at best leave, from which it is worth its time."""
 
 
 def build_graph(
@@ -86,9 +32,10 @@ def build_graph(
     """Count which items the same users engaged with.
 
     A user with N distinct items adds weight 1 to each of his N (N - 1) / 2 pairs, or, where Theorem 2 asks for fewer
-    draws m than that, weight ``N (N - 1) / (2 m)`` to each of m pairs drawn uniformly with replacement. Users are taken
-    in chunks and the chunks are summed as they come, so memory is linear in the edges kept. The result does not depend
-    on how users are cut into chunks.
+    draws m than that, weight ``N (N - 1) / (2 m)`` to each of m pairs drawn uniformly with replacement. Where the whole
+    log is at hand and dense, fewer pairs are drawn, in proportion to their part in the graph (see `DegreePlan`). Users
+    are taken in chunks and the chunks are summed as they come, so memory is linear in the edges kept. The result does
+    not depend on how users are cut into chunks.
 
     Args:
         histories: the train split, at once or as a stream of disjoint groups of users over one catalogue. Repeats of an
@@ -108,7 +55,10 @@ def build_graph(
     total = histories.n_users if isinstance(histories, Histories) else None
     with Progress("coengagement: users", total, "users") as progress:
         for group in groups:
-            builder = builder or GraphBuilder(group.n_items, config, seed=seed, newest=newest)
+            if builder is None:
+                builder = GraphBuilder(group.n_items, config, seed=seed, newest=newest)
+                if isinstance(histories, Histories):
+                    builder.look_ahead(histories)
             for n_users in builder.add(group):
                 progress.update(n_users)
     if builder is None:
@@ -132,6 +82,8 @@ class GraphBuilder:
         self._config = config or CoengagementConfig()
         self._n_items, self._seed, self._newest = n_items, seed, newest
         self._users = 0
+        self._plan: DegreePlan | None = None
+        self._whole: _Chunk | None = None
         self._sums: list[sparse.csr_array] = []
 
     def add(self, histories: Histories) -> Iterator[int]:
@@ -148,12 +100,22 @@ class GraphBuilder:
         if self._newest is None and histories.times is not None and len(histories.times):
             self._newest = int(histories.times.max())
         for first, last in self._chunks(histories):
-            chunk = self._read(histories, first, last)
+            chunk = self._read(histories, first, last) if self._whole is None else self._whole.between(first, last)
             for part in (self._cliques(chunk), self._draws(chunk)):
                 if part is not None:
                     self._push(part)
             yield last - first
         self._users += histories.n_users
+
+    def look_ahead(self, histories: Histories) -> None:
+        """Learn degrees and spectral gap of the whole log, where that can save draws (see `DegreePlan`)."""
+        config = self._config
+        pairs, _ = sample_sizes(self._capped(histories.lengths), self._n_items, config)
+        worth = pairs.sum() > WORTH_PLANNING * self._n_items * draws_per_unit(self._n_items, config)
+        if worth and config.by_degree and config.samples_per_user is None and config.half_life_days is None:
+            chunk = self._read(histories, 0, histories.n_users)
+            self._plan = degree_plan(chunk.items, chunk.lengths, chunk.share, self._n_items)
+            self._whole = self._planned(chunk)
 
     def finish(self) -> pd.DataFrame:
         """The graph of all users added; the builder is empty afterwards.
@@ -179,11 +141,14 @@ class GraphBuilder:
             weight[:] = 1.0
         return pd.DataFrame({"source": source, "target": target, "weight": weight}, copy=False)
 
+    def _capped(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        return lengths if self._config.max_history is None else np.minimum(lengths, self._config.max_history)
+
     def _chunks(self, histories: Histories) -> Iterator[tuple[int, int]]:
-        lengths = histories.lengths
-        if self._config.max_history is not None:
-            lengths = np.minimum(lengths, self._config.max_history)
-        kept, _ = sample_sizes(lengths, self._n_items, self._config)
+        if self._whole is not None:
+            kept = self._whole.draws
+        else:
+            kept, _ = sample_sizes(self._capped(histories.lengths), self._n_items, self._config)
         group = np.cumsum(kept) // self._config.chunk_pairs
         bounds = np.concatenate([[0], np.flatnonzero(np.diff(group)) + 1, [histories.n_users]])
         yield from zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
@@ -220,7 +185,18 @@ class GraphBuilder:
             # The weight of a pair is the product of its ends': half a half-life for each, one for their mean age.
             decay = np.exp2(-age / (2 * config.half_life_days))
         draws, exact = sample_sizes(lengths, self._n_items, config)
-        return _Chunk(items, lengths, share, decay, draws, exact, self._users + first)
+        return _Chunk(items, lengths, share, decay, decay, draws, exact, self._users + first)
+
+    def _planned(self, chunk: _Chunk) -> _Chunk:
+        if self._plan is None:
+            return chunk
+        fewer = self._plan.sizes(chunk.items, chunk.lengths, chunk.share, self._n_items, self._config)
+        return replace(
+            chunk,
+            first_end=self._plan.inverse_degree[chunk.items],
+            draws=np.minimum(chunk.draws, fewer),
+            exact=chunk.exact & (fewer >= chunk.draws),
+        )
 
     def _cliques(self, chunk: _Chunk) -> sparse.csr_array | None:
         from recsys_dagster.g2rec import kernels
@@ -258,7 +234,8 @@ class GraphBuilder:
 
         def draw(first: int, last: int) -> None:
             kernels.draw_pairs(
-                first, last, offsets, drawn.items, drawn.draws, draw_offsets, drawn.share, drawn.decay, users,
+                first, last, offsets, drawn.items, drawn.draws, draw_offsets, drawn.share, drawn.decay,
+                drawn.first_end, users,
                 self._seed, left, right, weight,
             )  # fmt: skip
 
@@ -291,15 +268,24 @@ class GraphBuilder:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Distinct items of some users one after the other, and what their pairs weigh."""
+    """Distinct items of some users one after the other, what their pairs weigh, and in what proportion to draw them."""
 
     items: NDArray[np.int32]
     lengths: NDArray[np.int64]
     share: NDArray[np.float64]
     decay: NDArray[np.float64]
+    first_end: NDArray[np.float64]
     draws: NDArray[np.int64]
     exact: NDArray[np.bool_]
     first_user: int
+
+    def between(self, first: int, last: int) -> _Chunk:
+        """Users first..last-1 of it."""
+        if first == 0 and last == len(self.lengths):
+            return self
+        users = np.zeros(len(self.lengths), dtype=bool)
+        users[first:last] = True
+        return replace(self.of(users), first_user=self.first_user + first)
 
     def of(self, users: NDArray[np.bool_]) -> _Chunk:
         """The same for some of the users."""
@@ -311,6 +297,7 @@ class _Chunk:
             self.lengths[users],
             self.share[users],
             self.decay[rows] if len(self.decay) else self.decay,
+            self.first_end[rows] if len(self.first_end) else self.first_end,
             self.draws[users],
             self.exact[users],
             self.first_user,

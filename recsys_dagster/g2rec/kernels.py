@@ -11,9 +11,6 @@ from typing import Any
 import numba
 import numpy as np
 
-_BLOCK_BITS = 6
-"""A dense row is searched for its entries in blocks of 64 columns."""
-
 
 def compiled(function: Any) -> Any:
     """Compile a loop on first use, without the interpreter's lock; kept on disk from then on."""
@@ -100,45 +97,56 @@ def clique_rows(
     """
     n_items = len(starts) - 1
     total = np.zeros(n_items)
-    n_blocks = (n_items >> _BLOCK_BITS) + 1
-    hit = np.zeros(n_blocks, np.uint8)
+    # Which columns a row has met, one bit each, and which of these words are not 0: so rows come out in order unsorted.
+    words = np.zeros((n_items >> 6) + 1, np.uint64)
+    summary = np.zeros((n_items >> 12) + 1, np.uint64)
     for row in range(first, last):
-        base, n = cost[row], 0
-        if (cost[row + 1] - base) * 8 < n_blocks - (row >> _BLOCK_BITS):
-            for entry in range(starts[row], starts[row + 1]):
-                p = places[entry]
-                for q in range(p + 1, ends[p]):
-                    column = items[q]
-                    if total[column] == 0.0:
-                        columns[base + n] = column
-                        n += 1
-                    total[column] += share[p] * decay[q] if len(decay) else share[p]
-            columns[base : base + n] = np.sort(columns[base : base + n])
-            for k in range(base, base + n):
-                values[k] = total[columns[k]]
-                total[columns[k]] = 0.0
-        else:
-            for entry in range(starts[row], starts[row + 1]):
-                p = places[entry]
-                w = share[p]
-                if len(decay):
-                    for q in range(p + 1, ends[p]):
-                        total[items[q]] += w * decay[q]
-                        hit[items[q] >> _BLOCK_BITS] = 1
-                else:
-                    for q in range(p + 1, ends[p]):
-                        total[items[q]] += w
-                        hit[items[q] >> _BLOCK_BITS] = 1
-            for block in range(row >> _BLOCK_BITS, n_blocks):
-                if hit[block]:
-                    hit[block] = 0
-                    for column in range(block << _BLOCK_BITS, min((block + 1) << _BLOCK_BITS, n_items)):
-                        if total[column] != 0.0:
-                            columns[base + n] = column
-                            values[base + n] = total[column]
-                            total[column] = 0.0
-                            n += 1
-        counts[row] = n
+        for entry in range(starts[row], starts[row + 1]):
+            p = places[entry]
+            for q in range(p + 1, ends[p]):
+                column = items[q]
+                if total[column] == 0.0:
+                    word = column >> 6
+                    if words[word] == 0:
+                        summary[word >> 6] |= np.uint64(1) << np.uint64(word & 63)
+                    words[word] |= np.uint64(1) << np.uint64(column & 63)
+                total[column] += share[p] * decay[q] if len(decay) else share[p]
+        counts[row] = _emptied(total, words, summary, row, cost[row], columns, values)
+
+
+_DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
+_PLACE = np.zeros(64, np.int64)
+for _bit in range(64):
+    _PLACE[((1 << _bit) * 0x03F79D71B4CB0A89 % 2**64) >> 58] = _bit
+
+
+@compiled
+def _lowest(bits: Any) -> int:
+    """Number of the lowest bit that is set, by a de Bruijn sequence."""
+    lowest = bits & (~bits + np.uint64(1))
+    return _PLACE[(lowest * _DE_BRUIJN) >> np.uint64(58)]
+
+
+@compiled
+def _emptied(total: Any, words: Any, summary: Any, row: int, base: int, columns: Any, values: Any) -> int:
+    """Move a row's sums from the accumulator to `columns` and `values` from `base` on; returns how many there are."""
+    n, one = base, np.uint64(1)
+    for block in range(row >> 12, len(summary)):
+        met = summary[block]
+        summary[block] = 0
+        while met != 0:
+            word = (block << 6) + _lowest(met)
+            met &= met - one
+            bits = words[word]
+            words[word] = 0
+            while bits != 0:
+                column = (word << 6) + _lowest(bits)
+                bits &= bits - one
+                columns[n] = column
+                values[n] = total[column]
+                total[column] = 0.0
+                n += 1
+    return n - base
 
 
 @compiled
@@ -157,24 +165,51 @@ def compact(cost: Any, counts: Any, columns: Any, values: Any) -> Any:
 
 
 @compiled
-def sum_rows(first: int, last: int, starts: Any, places: Any, right: Any, weight: Any, columns: Any, values: Any,
-             counts: Any, n_items: int) -> None:  # fmt: skip
+def sum_rows(
+    first: int, last: int, starts: Any, places: Any, right: Any, weight: Any, columns: Any, values: Any, counts: Any,
+    n_items: int,
+) -> None:  # fmt: skip
     """Sum equal pairs among draws grouped by their smaller item; output as `clique_rows` leaves it."""
     total = np.zeros(n_items)
+    words = np.zeros((n_items >> 6) + 1, np.uint64)
+    summary = np.zeros((n_items >> 12) + 1, np.uint64)
     for row in range(first, last):
-        base, n = starts[row], 0
         for entry in range(starts[row], starts[row + 1]):
-            draw = places[entry]
-            column = right[draw]
+            column = right[places[entry]]
             if total[column] == 0.0:
-                columns[base + n] = column
-                n += 1
-            total[column] += weight[draw]
-        columns[base : base + n] = np.sort(columns[base : base + n])
-        for k in range(base, base + n):
-            values[k] = total[columns[k]]
-            total[columns[k]] = 0.0
-        counts[row] = n
+                word = column >> 6
+                if words[word] == 0:
+                    summary[word >> 6] |= np.uint64(1) << np.uint64(word & 63)
+                words[word] |= np.uint64(1) << np.uint64(column & 63)
+            total[column] += weight[places[entry]]
+        counts[row] = _emptied(total, words, summary, row, starts[row], columns, values)
+
+
+@compiled
+def components(indptr: Any, items: Any, n_items: int) -> Any:
+    """int64 [n_items]: which items are linked through users, numbered from 0 (union by the smaller item)."""
+    parent = np.arange(n_items)
+    for user in range(len(indptr) - 1):
+        for entry in range(indptr[user] + 1, indptr[user + 1]):
+            a, b = items[indptr[user]], items[entry]
+            while parent[a] != a:
+                parent[a] = parent[parent[a]]
+                a = parent[a]
+            while parent[b] != b:
+                parent[b] = parent[parent[b]]
+                b = parent[b]
+            parent[max(a, b)] = min(a, b)
+    number, n = np.empty(n_items, np.int64), 0
+    for item in range(n_items):
+        root = item
+        while parent[root] != root:
+            root = parent[root]
+        if root == item:
+            number[item] = n
+            n += 1
+        else:
+            number[item] = number[root]
+    return number
 
 
 @compiled
@@ -192,25 +227,24 @@ def uniform(seed: Any, user: Any, draw: Any) -> float:
 @compiled
 def draw_pairs(
     first: int, last: int, offsets: Any, items: Any, draws: Any, draw_offsets: Any, share: Any, decay: Any,
-    users: Any, seed: int, left: Any, right: Any, weight: Any,
+    first_end: Any, users: Any, seed: int, left: Any, right: Any, weight: Any,
 ) -> None:  # fmt: skip
-    """Draw pairs of each sampled user with replacement, as Theorem 2 has it.
+    """Draw m pairs of each sampled user with replacement, each weighed by its weight over m times its probability.
 
-    Without decay every pair is as likely as any other and weighs ``share * C(N, 2) / m``. With decay d the first end is
-    drawn in proportion to d and the second uniformly from the rest, so that a pair comes with probability
-    ``(d_i + d_j) / (D (N - 1))``, the share that keeps the bound of Theorem 2 as it is (docs/science).
+    One end is drawn in proportion to `first_end` q, the other uniformly from the rest, so that a pair comes with
+    probability ``(q_i + q_j) / (Q (N - 1))``, where Q is the sum of q; without q (empty) all pairs are alike. A pair
+    weighs ``share * decay_i * decay_j`` (1 where `decay` is empty).
     """
     for k in range(first, last):
         start, n = offsets[k], offsets[k + 1] - offsets[k]
         m, user = draws[k], users[k]
         running = np.zeros(n + 1)
-        if len(decay):
-            for a in range(n):
-                running[a + 1] = running[a] + decay[start + a]
+        for a in range(n if len(first_end) else 0):
+            running[a + 1] = running[a] + first_end[start + a]
         for draw in range(m):
             u = uniform(seed, user, 2 * draw)
             v = uniform(seed, user, 2 * draw + 1)
-            if len(decay):
+            if len(first_end):
                 i = min(np.searchsorted(running, u * running[n], side="right") - 1, n - 1)
             else:
                 i = min(int(u * n), n - 1)
@@ -220,11 +254,13 @@ def draw_pairs(
             out = draw_offsets[k] + draw
             left[out] = items[start + min(i, j)]
             right[out] = items[start + max(i, j)]
+            probability = 2.0 / (n * (n - 1.0))
+            if len(first_end):
+                probability = (first_end[start + i] + first_end[start + j]) / (running[n] * (n - 1.0))
+            pair = share[k]
             if len(decay):
-                a, b = decay[start + i], decay[start + j]
-                weight[out] = share[k] * a * b / (a + b) * running[n] * (n - 1) / m
-            else:
-                weight[out] = share[k] * (n * (n - 1) / 2) / m
+                pair *= decay[start + i] * decay[start + j]
+            weight[out] = pair / (m * probability)
 
 
 @compiled
@@ -314,37 +350,32 @@ def support_rows(
 
 
 @compiled
+def _gather(begin: int, end: int, neighbours: Any, weights: Any, places: Any, p: Any, pull: Any) -> None:
+    """Add ``w_ij p_j`` of the edges begin..end-1 to `pull` [C + 1], without a branch: what nobody asked for is left
+    there as rubbish, and whoever wants an entry sets it to 0 before.
+    """
+    rho = places.shape[1]
+    for e in range(begin, end):
+        j, w = neighbours[e], weights[e]
+        for s in range(rho):
+            pull[places[j, s]] += w * p[j, s]
+
+
+@compiled
 def pull_rows(
-    first: int, last: int, indptr: Any, neighbours: Any, weights: Any, prototypes: Any, p: Any, n_prototypes: int,
-    out: Any,
-) -> None:  # fmt: skip
+    first: int, last: int, indptr: Any, neighbours: Any, weights: Any, places: Any, p: Any, n_prototypes: int, out: Any
+) -> None:
     """``(A P)_ia`` at the support of items first..last-1, by gathering the rows of P of each item's neighbours.
 
-    `prototypes` int32 [N, rho] and `p` [N, rho] are padded with prototype -1 and probability 0.
+    `places` int32 [N, rho] and `p` [N, rho] are padded with prototype C and probability 0.
     """
-    rho = prototypes.shape[1]
-    total = np.zeros(n_prototypes)
-    wanted = np.zeros(n_prototypes, np.uint8)
+    pull = np.zeros(n_prototypes + 1)
     for item in range(first, last):
-        for s in range(rho):
-            if prototypes[item, s] >= 0:
-                wanted[prototypes[item, s]] = 1
-                total[prototypes[item, s]] = 0.0
-        for e in range(indptr[item], indptr[item + 1]):
-            j, w = neighbours[e], weights[e]
-            for s in range(rho):
-                a = prototypes[j, s]
-                if a < 0:
-                    break
-                if wanted[a]:
-                    total[a] += w * p[j, s]
-        for s in range(rho):
-            a = prototypes[item, s]
-            if a >= 0:
-                out[item, s] = total[a]
-                wanted[a] = 0
-            else:
-                out[item, s] = 0.0
+        for s in range(places.shape[1]):
+            pull[places[item, s]] = 0.0
+        _gather(indptr[item], indptr[item + 1], neighbours, weights, places, p, pull)
+        for s in range(places.shape[1]):
+            out[item, s] = pull[places[item, s]] if places[item, s] < n_prototypes else 0.0
 
 
 @compiled
@@ -398,47 +429,44 @@ def _best_row(field: Any, row: Any, n: int, self_weight: float, temperature: flo
 
 @compiled
 def ascend(
-    indptr: Any, neighbours: Any, weights: Any, degree: Any, prototypes: Any, p: Any, mass: Any, gamma: float,
-    total: float, temperature: float,
+    indptr: Any, neighbours: Any, weights: Any, degree: Any, places: Any, p: Any, mass: Any, gamma: float,
+    total: float, temperature: float, stale: Any, noticed: float,
 ) -> float:  # fmt: skip
-    """One sweep of exact coordinate ascent: every item in turn takes the row that maximises J given all others.
+    """One sweep of exact coordinate ascent: every stale item in turn takes the row that maximises J given all others.
 
-    `p` [N, rho] and `mass` [C] (P^T k) are changed in place. Returns the share of all degree that moved.
+    `p` [N, rho] and `mass` [C] (P^T k) are changed in place. An item whose row changes by `noticed` or more in L1 makes
+    its neighbours `stale`. Returns the share of all degree that moved.
     """
-    n_items, rho = prototypes.shape
-    pull = np.zeros(len(mass))
-    wanted = np.zeros(len(mass), np.uint8)
+    n_items, rho = places.shape
+    n_prototypes = len(mass)
+    pull = np.zeros(n_prototypes + 1)
     field, row = np.empty(rho), np.empty(rho)
     moved = 0.0
     for item in range(n_items):
         k = degree[item]
-        if k == 0.0:
+        if k == 0.0 or not stale[item]:
             continue
+        stale[item] = False
         n = 0
-        while n < rho and prototypes[item, n] >= 0:
-            a = prototypes[item, n]
-            wanted[a] = 1
-            pull[a] = 0.0
+        while n < rho and places[item, n] < n_prototypes:
+            pull[places[item, n]] = 0.0
             n += 1
-        for e in range(indptr[item], indptr[item + 1]):
-            j, w = neighbours[e], weights[e]
-            for s in range(rho):
-                a = prototypes[j, s]
-                if a < 0:
-                    break
-                if wanted[a]:
-                    pull[a] += w * p[j, s]
+        _gather(indptr[item], indptr[item + 1], neighbours, weights, places, p, pull)
         own = gamma * k / total
         for s in range(n):
-            a = prototypes[item, s]
-            wanted[a] = 0
+            a = places[item, s]
             # Without the item's own part of the mass, which `_best_row` lets vary.
             field[s] = pull[a] / k - gamma * (mass[a] - k * p[item, s]) / total
             row[s] = p[item, s]
         _best_row(field, row, n, own, temperature)
+        change = 0.0
         for s in range(n):
             step = row[s] - p[item, s]
-            moved += k * abs(step)
-            mass[prototypes[item, s]] += k * step
+            change += abs(step)
+            mass[places[item, s]] += k * step
             p[item, s] = row[s]
+        moved += k * change
+        if change >= noticed:
+            for e in range(indptr[item], indptr[item + 1]):
+                stale[neighbours[e]] = True
     return moved / (2.0 * total)

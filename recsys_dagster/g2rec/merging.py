@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -58,13 +56,16 @@ def merge_small(
         small = (sizes > 0) & (sizes < min_size) & (mass < min_size * degree.mean())
         small[:n_kept] = False
         rows = np.repeat(np.arange(n), np.diff(indptr))
-        gain = weights - gamma * mass[rows] * mass[ends] / degree.sum()
-        best, has_tie = _strongest(indptr, ends, rows, gain)
-        movers = np.flatnonzero(small & has_tie)
+        near = small[rows]
+        rows, others = rows[near], ends[near]
+        gain = weights[near] - gamma * mass[rows] * mass[others] / degree.sum()
+        order = np.lexsort((others, -gain, rows))  # ties go to the smallest cluster
+        movers, first = np.unique(rows[order], return_index=True)
+        best = others[order][first]
         if len(movers) == 0:
             break
         # Each mover points at one cluster, so a component has at most one that does not move; it gives the name.
-        links = sparse.coo_array((np.ones(len(movers)), (movers, best[movers])), shape=(n, n))
+        links = sparse.coo_array((np.ones(len(movers)), (movers, best)), shape=(n, n))
         component = connected_components(links, directed=False)[1]
         name = np.full(int(component.max()) + 1, -1, dtype=np.int64)
         still = np.setdiff1d(np.arange(n), movers)
@@ -95,14 +96,3 @@ def dense_by_size(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     return rank[inverse]
-
-
-def _strongest(
-    indptr: NDArray[Any], ends: NDArray[Any], rows: NDArray[np.int64], gain: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Column of each row's largest gain (ties: the smallest column) and whether the row has any."""
-    order = np.lexsort((ends, -gain, rows))
-    has_tie = np.diff(indptr) > 0
-    best = np.zeros(len(has_tie), dtype=np.int64)
-    best[has_tie] = ends[order[indptr[:-1][has_tie]]]
-    return best, has_tie

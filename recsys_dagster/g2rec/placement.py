@@ -12,18 +12,25 @@ from recsys_dagster.g2rec.network import Network
 
 
 def extend(
-    network: Network, labels: NDArray[np.int64], gamma: float, config: LeidenConfig | None = None, *, seed: int = 0
+    network: Network,
+    labels: NDArray[np.int64],
+    n_old: int,
+    gamma: float,
+    config: LeidenConfig | None = None,
+    *,
+    seed: int = 0,
 ) -> NDArray[np.int64]:
     """Find a place for items without a label; all others keep theirs.
 
-    Items that have edges, but none to the other items of their label, count as without a label. All of them are
-    clustered together with the existing clusters, each of these one node of its whole degree: so new items join the
-    cluster that gains most modularity by it, or form clusters of their own. Small new clusters are merged as in
-    `merge_small`; items without any edge go to a cluster of their kind.
+    Items of a cluster without any weight inside, and not alone in it, count as new where they have edges: yesterday
+    nobody had engaged with them. New items are clustered together with the existing clusters, each of these one node of
+    its whole degree: so they join the cluster that gains most modularity by it, or form clusters of their own. Small
+    new clusters are merged as in `merge_small`; items without any edge go to a cluster of their kind.
 
     Args:
         network: co-engagement graph.
-        labels: [N] clusters 0..C-1, -1 where an item is new.
+        labels: [N] clusters below C, -1 where an item is new.
+        n_old: C; a cluster may be without items (nobody's most probable prototype).
         gamma: resolution.
         config: engine, rounds, least size.
         seed: of the engine's random order.
@@ -34,16 +41,15 @@ def extend(
     config = config or LeidenConfig()
     matrix, degree, labels = network.matrix, network.degree, labels.copy()
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    tie_to_own = np.bincount(
-        rows, weights=matrix.data * (labels[rows] == labels[matrix.indices]), minlength=len(labels)
-    )
-    labels[(degree > 0) & (tie_to_own == 0)] = -1
-    n_old = int(labels.max(initial=-1)) + 1
+    inside = matrix.data * ((labels[rows] == labels[matrix.indices]) & (labels[rows] >= 0))
+    weight = np.bincount(np.maximum(labels[rows], 0), weights=inside, minlength=n_old)
+    asleep = (weight == 0) & (np.bincount(labels[labels >= 0], minlength=n_old) > 1)
+    labels[(degree > 0) & (labels >= 0) & asleep[np.maximum(labels, 0)]] = -1
     new = np.flatnonzero((labels < 0) & (degree > 0))
     if len(new):
         node = labels.copy()
         node[new] = n_old + np.arange(len(new))
-        edges = np.isin(rows, new)
+        edges = labels[rows] < 0
         left, right = node[rows[edges]], node[matrix.indices[edges]]
         shape = (n_old + len(new), n_old + len(new))
         ties = sparse.coo_array((matrix.data[edges], (left, right)), shape=shape).tocsr()
@@ -54,7 +60,7 @@ def extend(
     alone = np.flatnonzero(labels < 0)
     if len(alone):
         remainder = labels[(degree == 0) & (labels >= 0)]
-        labels[alone] = remainder[0] if len(remainder) else int(labels.max(initial=-1)) + 1
+        labels[alone] = remainder[0] if len(remainder) else max(int(labels.max(initial=-1)) + 1, n_old)
     return merge_small(matrix, labels, config.min_size, gamma, n_kept=n_old)
 
 

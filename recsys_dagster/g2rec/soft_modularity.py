@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from pydantic import Field
 from scipy import sparse
 
 from recsys_dagster.errors import RecsysError
+from recsys_dagster.g2rec.alignment import adjusted_rand_index
 from recsys_dagster.g2rec.leiden import LeidenConfig, leiden_of_size, leiden_supported
 from recsys_dagster.g2rec.links import LinkTest, link_test
 from recsys_dagster.g2rec.network import Network
@@ -28,6 +30,13 @@ logger = logging.getLogger("recsys_dagster")
 
 DEFAULT_TEMPERATURE = 0.02
 """Temperature of every level where none is set and there are no validation links to choose it on."""
+
+LEAST_SIZE = 0.5
+"""Items that a prototype must hold, all shares together, if it is no item's most probable one."""
+ROUNDS = 6
+"""Most times that a cold run chooses the support again; a warm one goes on from a support that has settled."""
+SETTLED = 0.99
+"""Adjusted Rand index of two rounds' most probable prototypes from which a level has settled."""
 
 
 class SoftConfig(LeidenConfig):
@@ -88,9 +97,11 @@ class SoftConfig(LeidenConfig):
         )
 
     def published(self, problem: SoftProblem, p: Floats) -> sparse.csr_array:
-        """P [N, C'] with small entries and prototypes that are nobody's most probable one dropped; rows sum to 1."""
+        """P [N, C'] with small entries and prototypes that hold nearly nothing dropped; rows sum to 1."""
         matrix = problem.support.matrix(np.where(p < self.min_probability, 0.0, p))
-        matrix = sparse.csr_array(matrix[:, np.unique(row_argmax(matrix))])
+        size = np.asarray(matrix.sum(axis=0)).ravel()
+        size[row_argmax(matrix)] = np.inf
+        matrix = sparse.csr_array(matrix[:, size >= LEAST_SIZE])
         matrix.eliminate_zeros()
         matrix.data /= np.repeat(np.asarray(matrix.sum(axis=1)).ravel(), np.diff(matrix.indptr))
         return matrix
@@ -110,7 +121,8 @@ def soft_memberships(
     At each level Leiden gives hard clusters (at a coarser gamma where the graph does not support the wanted one),
     each item keeps its own and its rho - 1 strongest others as support, and the solver maximises soft modularity plus
     T times entropy there. Items without any edge are in the level's remainder cluster (see `leiden`) with probability
-    1. A prototype that is no item's most probable one is dropped.
+    1. A prototype that is no item's most probable one is dropped; then supports are chosen again around the prototypes
+    that are left and solved again, until items stay where they are.
 
     After a last night items keep their prototypes, new ones find a place among them (see `extend`), and the solver goes
     on from last night's memberships with its gammas and temperatures: an unchanged graph changes nothing.
@@ -149,29 +161,27 @@ def soft_memberships(
         choice = choose_temperatures(
             problems, hard, test, config.solve, config.published, config.temperature_grid, config.max_modularity_loss
         )
-        temperatures, solutions = choice.temperatures, choice.solutions
+        temperatures, starts = choice.temperatures, [solution.p for solution in choice.solutions]
         metadata["temperatures_tried"] = choice.tried
     else:
         temperatures = temperatures or [DEFAULT_TEMPERATURE] * len(gammas)
-        solutions = list(
-            in_parallel(lambda each: config.solve(*each), zip(problems, starts, temperatures, strict=True))
-        )
-    for gamma, solution in zip(gammas, solutions, strict=True):
-        if not solution.converged:
-            logger.warning(
-                "soft memberships at gamma %g stopped after %d iterations before converging", gamma, solution.iterations
-            )
-    matrices = [config.published(problem, s.p) for problem, s in zip(problems, solutions, strict=True)]
+    rounds = ROUNDS if last is None else 1
+
+    def settle(level: int) -> _Settled:
+        return _settle(network, problems[level], starts[level], temperatures[level], config, rounds)
+
+    settled = list(in_parallel(settle, range(len(gammas))))
+    for gamma, level in zip(gammas, settled, strict=True):
+        if not level.solution.converged:
+            logger.warning("soft memberships at gamma %g stopped before converging", gamma)
     metadata["temperatures"] = [float(temperature) for temperature in temperatures]
     metadata["levels"] = [
-        _report(problem, problem.modularity(problem.array(start)), solution, temperature, matrix)
-        for problem, start, solution, temperature, matrix in zip(
-            problems, hard, solutions, temperatures, matrices, strict=True
-        )
+        _report(level, problem.modularity(problem.array(start)), temperature)
+        for level, problem, start, temperature in zip(settled, problems, hard, temperatures, strict=True)
     ]
     if test is not None:
-        metadata |= _judged(test, problems, hard, matrices)
-    return _table(matrices), metadata
+        metadata |= _judged(test, problems, hard, [level.published for level in settled])
+    return _table([level.published for level in settled]), metadata
 
 
 def _levels(
@@ -184,7 +194,7 @@ def _levels(
         wanted, carried = config.resolutions[level], None
         if last is not None:
             gamma, carried = last.gammas[level], last.carried(level, n_items)
-            labels = extend(network, row_argmax(carried), gamma, config, seed=seed)
+            labels = extend(network, row_argmax(carried), carried.shape[1], gamma, config, seed=seed)
         elif config.n_prototypes is not None:
             labels, gamma = leiden_of_size(network, int(wanted), config, seed=seed)
         else:
@@ -203,21 +213,51 @@ def _levels(
     return gammas, problems, hard, starts
 
 
-def _report(
-    problem: SoftProblem, q_hard: float, solution: Solution, temperature: float, matrix: sparse.csr_array
-) -> dict[str, Any]:
-    p = problem.array(solution.p)
+@dataclass(frozen=True)
+class _Settled:
+    """The last problem of a level, its solution, what is published of it, and iterations in all."""
+
+    problem: SoftProblem
+    solution: Solution
+    published: sparse.csr_array
+    iterations: int
+
+
+def _settle(
+    network: Network, problem: SoftProblem, start: Floats, temperature: float, config: SoftConfig, rounds: int
+) -> _Settled:
+    """Solve, drop what is not published, choose the support again from what is left, and so on until items stay."""
+    iterations, before, published = 0, None, None
+    for _ in range(rounds):
+        if published is not None and before is not None:
+            support = choose_support(network.matrix, before, config.rho, problem.gamma, kept=published)
+            problem = soft_problem(network.matrix, support, problem.gamma, config.solver_device)
+            start = support.values(published, before)
+        solution = config.solve(problem, start, temperature)
+        iterations += solution.iterations
+        published = config.published(problem, solution.p)
+        labels = row_argmax(published)
+        stay = before is not None and adjusted_rand_index(before, labels) > SETTLED
+        before = labels
+        if stay:
+            break
+    assert published is not None  # there is at least one round
+    return _Settled(problem, solution, published, iterations)
+
+
+def _report(level: _Settled, q_hard: float, temperature: float) -> dict[str, Any]:
+    problem, p = level.problem, level.problem.array(level.solution.p)
     return {
         "gamma": problem.gamma,
         "temperature": float(temperature),
-        "prototypes": matrix.shape[1],
+        "prototypes": level.published.shape[1],
         "q_hard": q_hard,
         "q_soft": problem.modularity(p),
         "entropy": problem.entropy(p),
         "largest_share": float(problem.mass(p).max()) / problem.total,
-        "iterations": solution.iterations,
-        "converged": solution.converged,
-        "memberships_per_item": matrix.nnz / matrix.shape[0],
+        "iterations": level.iterations,
+        "converged": level.solution.converged,
+        "memberships_per_item": level.published.nnz / level.published.shape[0],
     }
 
 

@@ -36,6 +36,11 @@ class Support:
         """bool [N, rho]: the places that are in use."""
         return self.prototypes >= 0
 
+    @cached_property
+    def padded(self) -> NDArray[np.int32]:
+        """`prototypes` with C in place of -1, as the compiled loops read it."""
+        return np.where(self.used, self.prototypes, np.int32(self.n_prototypes))
+
     def matrix(self, p: Floats) -> sparse.csr_array:
         """P as CSR [N, C] from its values [N, rho]."""
         indptr = np.concatenate([[0], np.cumsum(self.used.sum(axis=1))])
@@ -123,7 +128,7 @@ class SoftProblem:
 
         def work(first: int, last: int) -> None:
             kernels.pull_rows(
-                first, last, matrix.indptr, matrix.indices, matrix.data, support.prototypes, p, support.n_prototypes,
+                first, last, matrix.indptr, matrix.indices, matrix.data, support.padded, p, support.n_prototypes,
                 out,
             )  # fmt: skip
 

@@ -18,6 +18,9 @@ import numpy as np
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.soft_problem import Floats, SoftProblem
 
+NOTICED = 0.02
+"""L1 change of an item's row from which its neighbours are looked at again before the next sweep over all items."""
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -62,14 +65,20 @@ def fixed_point(
 
     p = np.array(start, dtype=np.float64)
     mass = problem.mass(p)
-    matrix, support, moved, iteration = problem.matrix, problem.support, np.inf, 0
-    while iteration < max_iterations and moved >= tolerance:
+    matrix, support, stale = problem.matrix, problem.support, np.ones(len(p), dtype=np.bool_)
+    moved, iteration, whole = np.inf, 0, True
+    while iteration < max_iterations:
         iteration += 1
         moved = kernels.ascend(
-            matrix.indptr, matrix.indices, matrix.data, problem.degree, support.prototypes, p, mass, problem.gamma,
-            problem.total, float(temperature),
+            matrix.indptr, matrix.indices, matrix.data, problem.degree, support.padded, p, mass, problem.gamma,
+            problem.total, float(temperature), stale, NOTICED,
         )  # fmt: skip
-    return Solution(p, problem.objective(p, temperature), iteration, moved < tolerance)
+        if moved < tolerance and whole:
+            break
+        # Between sweeps over all items only those are visited whose neighbours changed, until these are at rest.
+        whole = moved < tolerance
+        stale |= whole
+    return Solution(p, problem.objective(p, temperature), iteration, bool(whole and moved < tolerance))
 
 
 def damped(

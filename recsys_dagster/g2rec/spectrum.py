@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.g2rec.graph import adjacency
@@ -18,9 +17,9 @@ def measured_epsilon(graph: pd.DataFrame, histories: Histories, *, tolerance: fl
     """The smallest epsilon with ``(1 - epsilon) L_full <= L_graph <= (1 + epsilon) L_full``.
 
     The full graph is never built: with B the users' distinct items and N their numbers,
-    ``L_full x = (B^T N) x - B^T (B x)``, which costs as much as reading the log. The largest generalised eigenvalue in
-    size of (L_graph - L_full, L_full) is found by Lanczos, the inverse of L_full by conjugate gradients, both in the
-    complement of the vectors that are constant on a component of the full graph.
+    ``L_full x = (B^T N) x - B^T (B x)``, which costs as much as reading the log. The smallest and the largest
+    generalised eigenvalue of (L_graph, L_full) are found by Lanczos, the inverse of L_full by conjugate gradients, both
+    in the complement of the vectors that are constant on a component of the full graph.
 
     Args:
         graph: a sampled co-engagement graph, weighted by count.
@@ -29,6 +28,8 @@ def measured_epsilon(graph: pd.DataFrame, histories: Histories, *, tolerance: fl
         seed: of the starting vector.
     """
     from scipy.sparse.linalg import LinearOperator, cg, eigsh  # slow to import: not while definitions load
+
+    from recsys_dagster.g2rec.kernels import components
 
     B = _incidence(histories)
     B = B[np.asarray(B.sum(axis=1)).ravel() > 1]
@@ -39,8 +40,7 @@ def measured_epsilon(graph: pd.DataFrame, histories: Histories, *, tolerance: fl
     degree = diagonal - np.asarray(B.sum(axis=0)).ravel()
     sampled = adjacency(graph, histories.n_items)[items][:, items]
     sampled_degree = np.asarray(sampled.sum(axis=1)).ravel()
-    both_sides = sparse.block_array([[None, B], [B.T, None]], format="csr")
-    component = connected_components(both_sides, directed=False)[1][B.shape[0] :]
+    component = components(B.indptr.astype(np.int64), B.indices.astype(np.int32), len(items))
     # All in the coordinates z = sqrt(degree) x, in which L_full is close to the identity.
     root = np.sqrt(degree)
     mass = np.bincount(component, weights=degree)
@@ -52,12 +52,14 @@ def measured_epsilon(graph: pd.DataFrame, histories: Histories, *, tolerance: fl
         z = z.ravel()
         inside = project(z)
         x = inside / root
-        # The identity on the null space makes the operator positive definite; `difference` is zero there.
+        # The identity on the null space makes both operators positive definite; the eigenvalue there is 1.
         return project((diagonal * x - B.T @ (B @ x)) / root) + (z - inside)
 
-    def difference(z: NDArray[Any]) -> NDArray[Any]:
-        x = project(z.ravel()) / root
-        return project(((sampled_degree - diagonal) * x - sampled @ x + B.T @ (B @ x)) / root)
+    def drawn(z: NDArray[Any]) -> NDArray[Any]:
+        z = z.ravel()
+        inside = project(z)
+        x = inside / root
+        return project((sampled_degree * x - sampled @ x) / root) + (z - inside)
 
     def solve(z: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(cg(operator(full), z.ravel(), rtol=1e-8, maxiter=500)[0])
@@ -65,11 +67,15 @@ def measured_epsilon(graph: pd.DataFrame, histories: Histories, *, tolerance: fl
     def operator(function: Any) -> Any:
         return LinearOperator((len(items), len(items)), function, dtype=np.float64)
 
-    value = eigsh(
-        operator(difference), k=1, M=operator(full), Minv=operator(solve), which="LM", tol=tolerance,
-        v0=project(np.random.default_rng(seed).standard_normal(len(items))), return_eigenvectors=False,
+    start = project(np.random.default_rng(seed).standard_normal(len(items)))
+    low, high = (
+        float(eigsh(
+            operator(drawn), k=1, M=operator(full), Minv=operator(solve), which=end, tol=tolerance, v0=start,
+            return_eigenvectors=False,
+        )[0])
+        for end in ("SA", "LA")
     )  # fmt: skip
-    return float(abs(value[0]))
+    return max(1.0 - low, high - 1.0)
 
 
 def _incidence(histories: Histories) -> sparse.csr_array:

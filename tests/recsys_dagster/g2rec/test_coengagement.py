@@ -13,13 +13,9 @@ from scipy.stats import binom
 
 from recsys_dagster.data.histories import Histories, stream_histories
 from recsys_dagster.errors import RecsysError
-from recsys_dagster.g2rec.coengagement import (
-    CoengagementConfig,
-    GraphBuilder,
-    build_graph,
-    sample_sizes,
-)
+from recsys_dagster.g2rec.coengagement import GraphBuilder, build_graph
 from recsys_dagster.g2rec.graph import adjacency, graph_statistics
+from recsys_dagster.g2rec.sampling import CoengagementConfig, sample_sizes
 from recsys_dagster.g2rec.spectrum import measured_epsilon
 
 
