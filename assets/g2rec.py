@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import Field
 
 from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized, picture, plain
+from assets.partitions import datasets
 from assets.tables import conform, definition_metadata
 from recsys_dagster.evaluation.plots import degree_distribution, histogram, over_nights
 from recsys_dagster.g2rec.sampling import CoengagementConfig
@@ -55,8 +56,9 @@ class MembershipsConfig(SoftConfig, dg.Config):
     **COMMON,
     group_name="g2rec",
     kinds={*KINDS},
-    code_version="1",
+    code_version="2",
     metadata=definition_metadata("coengagement_graph"),
+    ins={"interactions": dg.AssetIn(input_manager_key="table_io")},
 )
 def coengagement_graph(
     config: GraphConfig, interactions: StoredTable, items: pd.DataFrame
@@ -96,7 +98,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
         description=description,
         owners=OWNERS,
         kinds={"igraph", *KINDS},
-        code_version="1",
+        code_version="2",
         metadata=definition_metadata(table),
     )
 
@@ -122,6 +124,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
             "clustering_did_not_collapse",
             asset="soft_memberships",
             blocking=True,
+            partitions_def=datasets,
             description="No giant prototype and no sharp fall of modularity against the stored clustering; else that "
             "one stays as it is, and nothing is published.",
         )

@@ -88,7 +88,8 @@ def timed(work: Any, repeats: int) -> tuple[float, Any]:
 def scipy_product(histories: Histories) -> sparse.csr_array:
     """The exact graph as scipy gives it: A^T A of the user-item matrix."""
     ones = np.ones(len(histories.items), dtype=np.float32)
-    matrix = sparse.csr_array((ones, histories.items, histories.indptr), shape=(histories.n_users, histories.n_items))
+    shape = (histories.n_users, histories.n_items)
+    matrix = sparse.csr_array((ones, histories.items, histories.indptr), shape=shape, copy=True)
     matrix.sum_duplicates()
     matrix.data[:] = 1.0
     return sparse.csr_array(matrix.T.tocsr() @ matrix)

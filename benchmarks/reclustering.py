@@ -27,8 +27,9 @@ from recsys_dagster.g2rec.network import Network
 from recsys_dagster.g2rec.night import LastNight, hard_labels
 from recsys_dagster.g2rec.prototypes import prototype_table
 from recsys_dagster.g2rec.sampling import CoengagementConfig
+from recsys_dagster.g2rec.soft_device import soft_problem
 from recsys_dagster.g2rec.soft_modularity import SoftConfig, soft_memberships
-from recsys_dagster.g2rec.soft_problem import choose_support, soft_problem
+from recsys_dagster.g2rec.soft_problem import choose_support
 from recsys_dagster.g2rec.soft_solvers import adam, fixed_point
 from recsys_dagster.g2rec.tokens import interest_tokens
 

@@ -169,16 +169,19 @@ class _ParquetManager(_StoreIOManager):
         write_atomically(path, lambda local: obj.to_parquet(local, index=False, compression="zstd"))
 
     def load_from_path(self, context: dg.InputContext, path: "UPath") -> Any:
-        if context.dagster_type.typing_type is StoredTable:
-            if not path.exists():
-                raise FileNotFoundError(str(path))  # said in words by `load_input`
-            return StoredTable(path)
         table = read_parquet(path)
         table.attrs.clear()  # pandas copies them at every step; who needs them asks `previous_table`
         return table
 
     def get_metadata(self, context: dg.OutputContext, obj: Any) -> dict[str, Any]:
         return {"dagster/row_count": len(obj), **super().get_metadata(context, obj)}
+
+
+class _TableManager(_ParquetManager):
+    def load_from_path(self, context: dg.InputContext, path: "UPath") -> Any:
+        if not path.exists():
+            raise FileNotFoundError(str(path))  # said in words by `load_input`
+        return StoredTable(path)
 
 
 class _SafetensorsManager(_StoreIOManager):
@@ -290,12 +293,15 @@ class StoreIOManager(dg.ConfigurableIOManagerFactory):
     """IO managers over one `AssetStore`; `form` says what kind of value they store."""
 
     store: dg.ResourceDependency[AssetStore]
-    form: str = Field(default="parquet", description="parquet, safetensors, directory, json or html")
+    form: str = Field(
+        default="parquet", description="parquet, table (Parquet, read in pieces), safetensors, directory, json or html"
+    )
 
     def create_io_manager(self, context: dg.InitResourceContext) -> dg.UPathIOManager:
         """Make the IO manager of this form."""
         kinds: dict[str, tuple[type[_StoreIOManager], str | None]] = {
             "parquet": (_ParquetManager, ".parquet"),
+            "table": (_TableManager, ".parquet"),
             "safetensors": (_SafetensorsManager, ".safetensors"),
             "directory": (_DirectoryManager, None),
             "json": (_JsonManager, ".json"),
@@ -307,7 +313,7 @@ class StoreIOManager(dg.ConfigurableIOManagerFactory):
         return manager(self.store.base(), extension)
 
 
-FORMS = ("parquet", "safetensors", "directory", "json", "html")
+FORMS = ("parquet", "table", "safetensors", "directory", "json", "html")
 
 
 def io_managers(store: AssetStore) -> dict[str, dg.ConfigurableIOManagerFactory]:

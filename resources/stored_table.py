@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class StoredTable:
     """One Parquet file of the store, not read yet.
 
-    An asset that annotates an input with this class gets it in place of the DataFrame.
+    An asset gets it in place of the DataFrame for an input with ``AssetIn(input_manager_key="table_io")``.
 
     Args:
         path: the file, local or remote.

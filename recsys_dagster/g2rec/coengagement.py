@@ -155,7 +155,7 @@ class GraphBuilder:
 
     def _read(self, histories: Histories, first: int, last: int) -> _Chunk:
         """The distinct items of users first..last-1, and what each of their pairs weighs."""
-        from recsys_dagster.g2rec import kernels
+        from recsys_dagster.g2rec import pair_kernels as kernels
 
         config, indptr = self._config, histories.indptr
         n_rows = int(indptr[last] - indptr[first])
@@ -199,7 +199,7 @@ class GraphBuilder:
         )
 
     def _cliques(self, chunk: _Chunk) -> sparse.csr_array | None:
-        from recsys_dagster.g2rec import kernels
+        from recsys_dagster.g2rec import pair_kernels as kernels
 
         whole = chunk.of(chunk.exact & (chunk.lengths > 1))
         if len(whole.items) == 0:
@@ -222,7 +222,7 @@ class GraphBuilder:
         return self._matrix(kernels.compact(cost, counts, columns, values))
 
     def _draws(self, chunk: _Chunk) -> sparse.csr_array | None:
-        from recsys_dagster.g2rec import kernels
+        from recsys_dagster.g2rec import pair_kernels as kernels
 
         drawn = chunk.of(~chunk.exact)
         if len(drawn.items) == 0:

@@ -22,7 +22,7 @@ def adjacency(graph: pd.DataFrame, n_items: int) -> sparse.csr_array:
     Raises:
         RecsysError: no edges, an end outside 0..N-1, a self-loop, a duplicate, or a weight that is not finite and > 0.
     """
-    from recsys_dagster.g2rec.kernels import symmetric  # numba is slow to import: not while definitions load
+    from recsys_dagster.g2rec.pair_kernels import symmetric  # numba is slow to import: not while definitions load
 
     mend = "rebuild coengagement_graph from the train split."
     source = graph["source"].to_numpy(dtype=np.int64)

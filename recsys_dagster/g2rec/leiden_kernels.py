@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys_dagster.g2rec.kernels import compiled, uniform
+from recsys_dagster.g2rec.compiled import compiled, uniform
 
 
 @compiled

@@ -130,7 +130,7 @@ def degree_plan(
     """
     from scipy.sparse.linalg import LinearOperator, eigsh  # slow to import: not while definitions load
 
-    from recsys_dagster.g2rec.kernels import components
+    from recsys_dagster.g2rec.pair_kernels import components
 
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     B = sparse.csr_array((np.ones(len(items)), items, indptr), shape=(len(lengths), n_items))

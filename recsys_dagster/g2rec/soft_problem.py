@@ -121,7 +121,7 @@ class SoftProblem:
 
     def pull(self, p: Any) -> Any:
         """A P at the support, [N, rho]."""
-        from recsys_dagster.g2rec import kernels
+        from recsys_dagster.g2rec import soft_kernels as kernels
 
         out = np.empty_like(p)
         matrix, support = self.matrix, self.support
@@ -218,7 +218,7 @@ def choose_support(
         gamma: resolution.
         kept: memberships [N, C'] of an earlier night, C' <= C: these places come before others, the larger the first.
     """
-    from recsys_dagster.g2rec import kernels
+    from recsys_dagster.g2rec import soft_kernels as kernels
 
     n_items, n_prototypes = matrix.shape[0], int(labels.max()) + 1
     if kept is None:
@@ -236,23 +236,6 @@ def choose_support(
 
     parallel_rows(work, matrix.indptr.astype(np.int64))
     return Support(prototypes, n_prototypes)
-
-
-def soft_problem(matrix: sparse.csr_array, support: Support, gamma: float, device: str = "cpu") -> SoftProblem:
-    """The problem of one level, on CPU threads or on a GPU.
-
-    Args:
-        matrix: symmetric adjacency [N, N].
-        support: places of P.
-        gamma: resolution.
-        device: "cpu", or a torch device.
-    """
-    degree = np.asarray(matrix.sum(axis=1)).ravel()
-    if device == "cpu":
-        return SoftProblem(support, matrix, degree, gamma)
-    from recsys_dagster.g2rec.soft_torch import TorchSoftProblem
-
-    return TorchSoftProblem(support, matrix, degree, gamma, device)
 
 
 def row_blocks(indptr: NDArray[Any], block: int) -> Iterator[tuple[int, int]]:

@@ -61,7 +61,7 @@ def fixed_point(
     _check(temperature)
     if problem.xp is not np:
         return damped(problem, start, temperature, damping, tolerance, max_iterations)
-    from recsys_dagster.g2rec import kernels
+    from recsys_dagster.g2rec import soft_kernels as kernels
 
     p = np.array(start, dtype=np.float64)
     mass = problem.mass(p)

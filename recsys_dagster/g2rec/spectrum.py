@@ -29,7 +29,7 @@ def measured_epsilon(graph: pd.DataFrame, histories: Histories, *, tolerance: fl
     """
     from scipy.sparse.linalg import LinearOperator, cg, eigsh  # slow to import: not while definitions load
 
-    from recsys_dagster.g2rec.kernels import components
+    from recsys_dagster.g2rec.pair_kernels import components
 
     B = _incidence(histories)
     B = B[np.asarray(B.sum(axis=1)).ravel() > 1]

@@ -7,9 +7,7 @@ import pytest
 
 from assets.common import data_fingerprint, fingerprint, plain
 from assets.data import with_truth
-from assets.g2rec import last_memberships, validation_links
 from assets.tables import TABLES, column_schema, conform
-from resources.storage import AssetStore
 
 
 def test_schema_and_conform_come_from_one_place():
@@ -58,24 +56,3 @@ def test_truth_follows_the_items():
     truth = pd.DataFrame({"item": ["y"], "interest": [3], "second_interest": [-1]})
     assert with_truth(items, truth)["planted_interest"].tolist() == [-1, 3]
     assert with_truth(items, None)["planted_second_interest"].tolist() == [-1, -1]
-
-
-def test_validation_links_join_last_train_and_first_validation_item():
-    log = pd.DataFrame({"user_id": [0, 0, 0, 0, 1, 1], "item_id": [5, 6, 7, 8, 1, 2], "split": [0, 0, 1, 2, 0, 2]})
-    np.testing.assert_array_equal(validation_links(log), [[6, 7]])
-
-
-def test_last_memberships_speak_of_todays_items(tmp_path):
-    store = AssetStore(root=str(tmp_path))
-    items = pd.DataFrame({"item_id": [0, 1, 2], "source_key": ["c", "new", "a"]})
-    assert last_memberships(store, "sample", items) == (None, None)
-    table = pd.DataFrame({"item_id": [0, 1, 2], "level": 0, "prototype_id": [4, 4, 6], "probability": 1.0})
-    table.attrs = {"item_keys": ["a", "b", "c"], "next_id": 9}
-    path = store.path("soft_memberships", "sample")
-    path.parent.mkdir(parents=True)
-    table.to_parquet(path)
-    moved, next_id = last_memberships(store, "sample", items)
-    assert next_id == 9
-    assert moved[["item_id", "prototype_id"]].to_numpy().tolist() == [[0, 6], [2, 4]]
-    gone = items.assign(source_key=["p", "q", "r"])
-    assert last_memberships(store, "sample", gone) == (None, None)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from assets.g2rec import coengagement_graph, interests, validation_links
+from assets.g2rec import coengagement_graph, interests, last_night, validation_links
 from assets.partitions import datasets
 from assets.tables import conform
 from recsys_dagster.definitions import default_resources
@@ -161,6 +161,27 @@ def test_graph_is_read_in_pieces_and_decays_if_told_to(home, monkeypatch):
     assert "no timestamps" in str(failed.get_step_failure_events()[0].step_failure_data.error)
 
 
-def test_validation_links():
-    log = pd.DataFrame({"user_id": [0, 0, 0, 1, 1], "item_id": [3, 4, 5, 6, 7], "split": [0, 0, 1, 0, 2]})
-    assert validation_links(log).tolist() == [[4, 5]]
+def test_validation_links_join_last_train_and_first_validation_item():
+    log = pd.DataFrame({"user_id": [0, 0, 0, 0, 1, 1], "item_id": [5, 6, 7, 8, 1, 2], "split": [0, 0, 1, 2, 0, 2]})
+    np.testing.assert_array_equal(validation_links(log), [[6, 7]])
+
+
+def test_last_night_speaks_of_todays_items(tmp_path):
+    store = AssetStore(root=str(tmp_path))
+    items = pd.DataFrame({"item_id": [0, 1, 2], "source_key": ["c", "new", "a"]})
+    assert last_night(store, "sample", items) is None
+    table = pd.DataFrame({"item_id": [0, 1, 2], "level": 0, "prototype_id": [4, 4, 6], "probability": 1.0})
+    path = store.path("soft_memberships", "sample")
+    path.parent.mkdir(parents=True)
+    table.to_parquet(path)
+    assert last_night(store, "sample", items) is None  # a table from before nights left anything
+    left = {"resolutions": [1.0], "gammas": [1.0], "temperatures": [0.02], "levels": [{"q_soft": 0.4}]}
+    table.attrs = {"item_keys": ["a", "b", "c"], "next_id": 9, **left}
+    table.to_parquet(path)
+    last = last_night(store, "sample", items)
+    assert last is not None
+    assert last.next_id == 9
+    assert last.temperatures == [0.02]
+    assert last.memberships[["item_id", "prototype_id"]].to_numpy().tolist() == [[0, 6], [2, 4]]
+    gone = items.assign(source_key=["p", "q", "r"])
+    assert last_night(store, "sample", gone) is None

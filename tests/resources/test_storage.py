@@ -9,6 +9,7 @@ from upath import UPath
 
 from resources import storage
 from resources.storage import AssetStore, StoreIOManager, io_managers, local_directory, write_atomically
+from resources.stored_table import StoredTable
 
 PARTS = dg.StaticPartitionsDefinition(["a", "b"])
 
@@ -174,4 +175,26 @@ def test_unknown_form_and_wrong_value_are_refused(store):
 
 
 def test_every_form_has_a_manager(store):
-    assert set(io_managers(store)) == {"io_manager", "safetensors_io", "directory_io", "json_io", "html_io"}
+    assert set(io_managers(store)) == {"io_manager", "table_io", "safetensors_io", "directory_io", "json_io", "html_io"}
+
+
+def test_a_table_is_read_in_pieces_where_the_input_asks_for_it(store):
+    frame = pd.DataFrame({"user_id": np.arange(10, dtype=np.int32), "split": np.int8(0), "other": "x"})
+    round_trip(store, "parquet", frame)
+
+    @dg.asset(partitions_def=PARTS, ins={"thing": dg.AssetIn(input_manager_key="table_io")})
+    def reads(thing: StoredTable) -> None:
+        pieces = list(thing.batches(["user_id"], rows=4))
+        assert [len(piece) for piece in pieces] == [4, 4, 2]
+        pd.testing.assert_frame_equal(pd.concat(pieces, ignore_index=True), frame[["user_id"]])
+
+    def run(partition: str) -> dg.ExecuteInProcessResult:
+        thing = dg.AssetSpec("thing", partitions_def=PARTS)
+        resources = {"store": store, **io_managers(store)}
+        return dg.materialize(
+            [thing, reads], selection=[reads], partition_key=partition, resources=resources, raise_on_error=False
+        )
+
+    assert run("a").success
+    failed = run("b")
+    assert "thing has not been materialized for b" in str(failed.get_step_failure_events()[0].step_failure_data.error)

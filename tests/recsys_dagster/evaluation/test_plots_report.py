@@ -208,3 +208,12 @@ def test_degrees_are_counted_from_above():
     line = plots.degree_distribution([0, 1, 1, 2, 50]).axes[0].lines[0]
     assert list(line.get_xdata()) == [1, 2, 50]
     assert list(line.get_ydata()) == [4, 2, 1]
+
+
+def test_nights_are_one_line_a_measure_and_end_with_tonight():
+    figure = plots.over_nights({"auc_soft": [0.6, None, 0.65], "level_0_q_soft": [0.4, 0.41, 0.42]}, "Nights")
+    (axis,) = figure.axes
+    assert [line.get_label() for line in axis.get_lines()] == ["auc_soft", "level_0_q_soft"]
+    assert axis.get_lines()[0].get_xdata().tolist() == [-2, -1, 0]
+    np.testing.assert_array_equal(axis.get_lines()[0].get_ydata(), [0.6, np.nan, 0.65])
+    assert plots.png(figure).startswith(b"\x89PNG")

@@ -15,7 +15,7 @@ from recsys_dagster.data.histories import Histories, stream_histories
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.coengagement import GraphBuilder, build_graph
 from recsys_dagster.g2rec.graph import adjacency, graph_statistics
-from recsys_dagster.g2rec.sampling import CoengagementConfig, sample_sizes
+from recsys_dagster.g2rec.sampling import CoengagementConfig, degree_plan, draws_per_unit, sample_sizes
 from recsys_dagster.g2rec.spectrum import measured_epsilon
 
 
@@ -156,6 +156,69 @@ def test_a_streamed_log_gives_the_same_graph(sequences: list[list[int]], rows: i
     log = histories([items for items in sequences if items], 8)
     streamed = build_graph(stream_histories(iter(pieces), n_items=8), config, seed=1)
     pd.testing.assert_frame_equal(streamed, build_graph(log, config, seed=1))
+
+
+def dense_log(n_users: int = 400, n_items: int = 60, length: int = 40, seed: int = 0) -> Histories:
+    rng = np.random.default_rng(seed)
+    popularity = 1 / np.arange(1, n_items + 1)
+    chosen = [rng.choice(n_items, length, replace=False, p=popularity / popularity.sum()) for _ in range(n_users)]
+    return histories([items.tolist() for items in chosen], n_items)
+
+
+@pytest.mark.parametrize("weighting", ["count", "user_normalised"])
+def test_degree_plan_bounds_the_resistance_of_every_pair(weighting: str) -> None:
+    log = dense_log(n_users=30)
+    items = np.concatenate([np.sort(log.of(user)) for user in range(log.n_users)])
+    share = np.ones(log.n_users) if weighting == "count" else 1.0 / (log.lengths - 1)
+    plan = degree_plan(items, log.lengths, share, log.n_items)
+    assert plan is not None
+    config = CoengagementConfig(weighting=weighting, by_degree=False)
+    full = laplacian(build_graph(log, config), log.n_items)
+    seen = np.flatnonzero(np.diag(full))
+    np.testing.assert_allclose(plan.inverse_degree[seen], 1 / np.diag(full)[seen], rtol=1e-6)
+    assert (np.delete(plan.inverse_degree, seen) == 0).all()
+    root = 1 / np.sqrt(np.diag(full)[seen])
+    normalised = root[:, None] * full[np.ix_(seen, seen)] * root
+    assert plan.gap == pytest.approx(0.8 * np.linalg.eigvalsh(normalised)[1], rel=0.03)
+    resistance = np.linalg.pinv(full[np.ix_(seen, seen)])
+    apart = np.diag(resistance)[:, None] + np.diag(resistance) - 2 * resistance
+    bound = (plan.inverse_degree[seen][:, None] + plan.inverse_degree[seen]) / plan.gap
+    assert (apart[~np.eye(len(seen), dtype=bool)] <= bound[~np.eye(len(seen), dtype=bool)]).all()
+    # m_u = s_u (N_u - 1) sum of 1 / k_i / gap, times the draws of a unit; over all users |I| / gap of them.
+    sizes = plan.sizes(items, log.lengths, share, log.n_items, config)
+    expected = share[0] * 39 * plan.inverse_degree[log.of(0)].sum() / plan.gap * draws_per_unit(log.n_items, config)
+    assert sizes[0] == math.ceil(expected)
+    assert sizes.sum() == pytest.approx(len(seen) / plan.gap * draws_per_unit(log.n_items, config), rel=0.02)
+
+
+def test_a_dense_log_is_sampled_by_degree_within_epsilon() -> None:
+    log = dense_log()
+    config = CoengagementConfig(epsilon=0.5, delta=0.1)
+    exact = build_graph(log, CoengagementConfig(by_degree=False))
+    assert sample_sizes(log.lengths, log.n_items, config)[1].all()  # Theorem 2 alone would draw nothing
+    graphs = [build_graph(log, config, seed=seed) for seed in range(20)]
+    errors = [measured_epsilon(graph, log) for graph in graphs]
+    assert min(errors) > 0
+    assert np.mean(np.array(errors) <= 0.5) >= 0.9
+    many = [laplacian(build_graph(log, config, seed=seed), log.n_items) for seed in range(100, 250)]
+    error = np.std(many, axis=0) / np.sqrt(len(many))
+    assert (np.abs(np.mean(many, axis=0) - laplacian(exact, log.n_items)) <= 5 * error + 1e-3).all()
+    # A stream cannot be looked at beforehand: there the cliques are taken.
+    pd.testing.assert_frame_equal(build_graph(iter([log]), config), exact)
+    # Nor does a graph without a gap: two halves that hang together by one user in 400.
+    halves = histories([[*range(u % 2 * 30, u % 2 * 30 + 30)] for u in range(400)] + [[0, 59]], 60)
+    apart = build_graph(halves, config)
+    assert as_dict(apart)[(0, 59)] == 1.0
+
+
+def test_measured_epsilon_of_the_exact_graph_is_zero_in_each_component() -> None:
+    log = histories([[0, 1, 2], [1, 2, 3], [5, 6, 7], [5, 7], [9]], 11)
+    assert measured_epsilon(build_graph(log), log) < 1e-6
+    half = build_graph(log).assign(weight=lambda t: t["weight"] / 2)
+    assert measured_epsilon(half, log) == pytest.approx(0.5, abs=1e-3)
+    cut = build_graph(log)
+    cut = cut[cut["source"] != 5]  # item 5 is cut off: the sampled Laplacian maps to 0 what the full one does not
+    assert measured_epsilon(cut, log) == pytest.approx(1.0, abs=1e-3)
 
 
 def timed(sequences: list[list[tuple[int, int]]], n_items: int) -> Histories:

@@ -9,7 +9,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.alignment import adjusted_rand_index, align
-from recsys_dagster.g2rec.prototypes import prototype_table
+from recsys_dagster.g2rec.prototypes import prototype_overlap, prototype_table
 
 
 def hard(labels: list[list[int]]) -> pd.DataFrame:
@@ -74,6 +74,7 @@ def test_first_night_numbers_from_zero_and_levels_do_not_mix() -> None:
     assert set(later.memberships.loc[later.memberships["level"] == 1, "prototype_id"]) == {2, 3, 4}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=40))
 def test_adjusted_rand_index_equals_sklearn(pairs: list[tuple[int, int]]) -> None:
     a, b = np.array(pairs).T
@@ -135,3 +136,14 @@ def test_labels_of_attributes_and_of_nothing() -> None:
     assert labels[1].startswith("attribute 5")
     with pytest.raises(RecsysError, match="level 1"):
         prototype_table(hard([[0, 0], [1, 1]]), items, gammas=(1.0,))
+
+
+def test_prototype_overlap_hand_value() -> None:
+    # Items 0 and 1 share prototypes 0 and 1 in halves, item 2 is all 1, item 3 all 2: cosine = .5 / (.5^.5 * 1.5^.5).
+    rows = [(0, 0, 0, 0.5), (0, 0, 1, 0.5), (1, 0, 0, 0.5), (1, 0, 1, 0.5), (2, 0, 1, 1.0), (3, 0, 2, 1.0)]
+    memberships = pd.DataFrame(rows, columns=["item_id", "level", "prototype_id", "probability"])
+    prototypes = pd.DataFrame({"prototype_id": [0, 1, 2], "label": ["a", "b", "c"]})
+    (pair,) = prototype_overlap(memberships, prototypes)
+    assert pair["prototypes"] == [0, 1]
+    assert pair["labels"] == ["a", "b"]
+    assert pair["cosine"] == pytest.approx(0.5 / (0.5 * 1.5) ** 0.5, abs=1e-4)

@@ -1,4 +1,4 @@
-"""Compiled inner loops of the graph half. Import this module inside functions only: numba is slow to import.
+"""Compiled loops over users' pairs and over edges. numba is slow to import: import this inside functions only.
 
 The loops release the interpreter's lock; `parallel_rows` runs those over rows on threads. No result depends on the
 number of threads: every row is computed by one thread, in one order.
@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-
-def compiled(function: Any) -> Any:
-    """Compile a loop on first use, without the interpreter's lock; kept on disk from then on."""
-    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+from recsys_dagster.g2rec.compiled import compiled, uniform
 
 
 @compiled
@@ -213,18 +209,6 @@ def components(indptr: Any, items: Any, n_items: int) -> Any:
 
 
 @compiled
-def uniform(seed: Any, user: Any, draw: Any) -> float:
-    """A number in [0, 1) that depends on its arguments alone (SplitMix64's finaliser, once for each)."""
-    x = np.uint64(seed)
-    for part in (np.uint64(user), np.uint64(draw)):
-        x = (x ^ part) + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x = x ^ (x >> np.uint64(31))
-    return (x >> np.uint64(11)) * (1.0 / 9007199254740992.0)
-
-
-@compiled
 def draw_pairs(
     first: int, last: int, offsets: Any, items: Any, draws: Any, draw_offsets: Any, share: Any, decay: Any,
     first_end: Any, users: Any, seed: int, left: Any, right: Any, weight: Any,
@@ -287,186 +271,3 @@ def symmetric(source: Any, target: Any, weight: Any, n_items: int) -> Any:
         values[cursor[row]] = weight[e]
         cursor[row] += 1
     return indptr, columns, values
-
-
-@compiled
-def support_rows(
-    first: int, last: int, indptr: Any, neighbours: Any, weights: Any, degree: Any, labels: Any, expected: Any,
-    kept_indptr: Any, kept_columns: Any, kept_values: Any, out: Any,
-) -> None:  # fmt: skip
-    """The places of items first..last-1: own label, then earlier memberships, then the strongest ties; see
-    `choose_support`. `out` int32 [N, rho] is filled with rising columns, then -1.
-    """
-    rho = out.shape[1]
-    tie = np.zeros(len(expected))
-    rank = np.zeros(len(expected), np.int8)  # 0 unseen, 1 tied, 2 earlier, 3 own
-    touched = np.empty(len(expected), np.int64)
-    best, best_rank, best_strength = np.empty(rho, np.int64), np.empty(rho, np.int8), np.empty(rho)
-    for item in range(first, last):
-        n = 0
-        for e in range(indptr[item], indptr[item + 1]):
-            a = labels[neighbours[e]]
-            if rank[a] == 0:
-                rank[a] = 1
-                touched[n] = a
-                n += 1
-            tie[a] += weights[e]
-        for a in touched[:n]:
-            tie[a] = tie[a] / degree[item] - expected[a]
-        for e in range(kept_indptr[item], kept_indptr[item + 1]):
-            a = kept_columns[e]
-            if rank[a] == 0:
-                touched[n] = a
-                n += 1
-            rank[a] = 2
-            tie[a] = kept_values[e]
-        if rank[labels[item]] == 0:
-            touched[n] = labels[item]
-            n += 1
-        rank[labels[item]] = 3
-        m = 0
-        for a in touched[:n]:
-            place = m
-            while place > 0:
-                b = place - 1
-                better = rank[a] > best_rank[b] or (
-                    rank[a] == best_rank[b]
-                    and (tie[a] > best_strength[b] or (tie[a] == best_strength[b] and a < best[b]))
-                )
-                if not better:
-                    break
-                place -= 1
-            if place < rho:
-                for b in range(min(m, rho - 1), place, -1):
-                    best[b], best_rank[b], best_strength[b] = best[b - 1], best_rank[b - 1], best_strength[b - 1]
-                best[place], best_rank[place], best_strength[place] = a, rank[a], tie[a]
-                m = min(m + 1, rho)
-        for a in touched[:n]:
-            tie[a] = 0.0
-            rank[a] = 0
-        chosen = np.sort(best[:m])
-        for s in range(m):
-            out[item, s] = chosen[s]
-
-
-@compiled
-def _gather(begin: int, end: int, neighbours: Any, weights: Any, places: Any, p: Any, pull: Any) -> None:
-    """Add ``w_ij p_j`` of the edges begin..end-1 to `pull` [C + 1], without a branch: what nobody asked for is left
-    there as rubbish, and whoever wants an entry sets it to 0 before.
-    """
-    rho = places.shape[1]
-    for e in range(begin, end):
-        j, w = neighbours[e], weights[e]
-        for s in range(rho):
-            pull[places[j, s]] += w * p[j, s]
-
-
-@compiled
-def pull_rows(
-    first: int, last: int, indptr: Any, neighbours: Any, weights: Any, places: Any, p: Any, n_prototypes: int, out: Any
-) -> None:
-    """``(A P)_ia`` at the support of items first..last-1, by gathering the rows of P of each item's neighbours.
-
-    `places` int32 [N, rho] and `p` [N, rho] are padded with prototype C and probability 0.
-    """
-    pull = np.zeros(n_prototypes + 1)
-    for item in range(first, last):
-        for s in range(places.shape[1]):
-            pull[places[item, s]] = 0.0
-        _gather(indptr[item], indptr[item + 1], neighbours, weights, places, p, pull)
-        for s in range(places.shape[1]):
-            out[item, s] = pull[places[item, s]] if places[item, s] < n_prototypes else 0.0
-
-
-@compiled
-def _best_row(field: Any, row: Any, n: int, self_weight: float, temperature: float) -> None:
-    """Maximise ``field . p - self_weight |p|^2 / 2 + T H(p)`` over the simplex of n entries, from `row` into `row`.
-
-    At T = 0 that is the Euclidean projection of field / self_weight on the simplex; above, the p that solves
-    ``p = softmax((field - self_weight p) / T)``, by damped iteration: the slopes of that map lie between
-    -self_weight / (2 T) and 0, so the damping below makes it a contraction.
-    """
-    if temperature == 0.0:
-        order = np.argsort(-field[:n])
-        threshold, running = 0.0, 0.0
-        for rank in range(n):
-            running += field[order[rank]]
-            level = (running - self_weight) / (rank + 1)
-            if field[order[rank]] <= level:
-                break
-            threshold = level
-        if self_weight <= 0.0:  # an item without weight: nothing pulls it apart
-            for a in range(n):
-                row[a] = 0.0
-            row[order[0]] = 1.0
-            return
-        total = 0.0
-        for a in range(n):
-            row[a] = max((field[a] - threshold) / self_weight, 0.0)
-            total += row[a]
-        for a in range(n):
-            row[a] /= total
-        return
-    damping = 1.0 / (1.0 + self_weight / (4.0 * temperature))
-    target = np.empty(n)
-    for _ in range(100):
-        largest = -np.inf
-        for a in range(n):
-            target[a] = (field[a] - self_weight * row[a]) / temperature
-            largest = max(largest, target[a])
-        total = 0.0
-        for a in range(n):
-            target[a] = np.exp(target[a] - largest)
-            total += target[a]
-        change = 0.0
-        for a in range(n):
-            step = damping * (target[a] / total - row[a])
-            row[a] += step
-            change += abs(step)
-        if change < 1e-9 or self_weight < 1e-4 * temperature:
-            break
-
-
-@compiled
-def ascend(
-    indptr: Any, neighbours: Any, weights: Any, degree: Any, places: Any, p: Any, mass: Any, gamma: float,
-    total: float, temperature: float, stale: Any, noticed: float,
-) -> float:  # fmt: skip
-    """One sweep of exact coordinate ascent: every stale item in turn takes the row that maximises J given all others.
-
-    `p` [N, rho] and `mass` [C] (P^T k) are changed in place. An item whose row changes by `noticed` or more in L1 makes
-    its neighbours `stale`. Returns the share of all degree that moved.
-    """
-    n_items, rho = places.shape
-    n_prototypes = len(mass)
-    pull = np.zeros(n_prototypes + 1)
-    field, row = np.empty(rho), np.empty(rho)
-    moved = 0.0
-    for item in range(n_items):
-        k = degree[item]
-        if k == 0.0 or not stale[item]:
-            continue
-        stale[item] = False
-        n = 0
-        while n < rho and places[item, n] < n_prototypes:
-            pull[places[item, n]] = 0.0
-            n += 1
-        _gather(indptr[item], indptr[item + 1], neighbours, weights, places, p, pull)
-        own = gamma * k / total
-        for s in range(n):
-            a = places[item, s]
-            # Without the item's own part of the mass, which `_best_row` lets vary.
-            field[s] = pull[a] / k - gamma * (mass[a] - k * p[item, s]) / total
-            row[s] = p[item, s]
-        _best_row(field, row, n, own, temperature)
-        change = 0.0
-        for s in range(n):
-            step = row[s] - p[item, s]
-            change += abs(step)
-            mass[places[item, s]] += k * step
-            p[item, s] = row[s]
-        moved += k * change
-        if change >= noticed:
-            for e in range(indptr[item], indptr[item + 1]):
-                stale[neighbours[e]] = True
-    return moved / (2.0 * total)
