@@ -22,7 +22,7 @@ class LeidenConfig(BaseModel):
         "leidenalg's (the authors' own).",
     )
     leiden_iterations: int = Field(
-        default=-1, ge=-1, description="Rounds of Leiden; -1 repeats until one raises modularity by less than 1e-5."
+        default=2, ge=-1, description="Rounds of Leiden; -1 repeats until one raises modularity by less than 1e-5."
     )
     min_size: int = Field(
         default=3,

@@ -36,6 +36,8 @@ LEAST_SIZE = 0.5
 """Items that a prototype must hold, all shares together, if it is no item's most probable one."""
 ROUNDS = 6
 """Most times that a cold run chooses the support again; a warm one goes on from a support that has settled."""
+ROUGHLY = 3.0
+"""Times the tolerance to which supports that will be chosen again, and temperatures that are tried, are solved."""
 SETTLED = 0.99
 """Adjusted Rand index of two rounds' most probable prototypes from which a level has settled."""
 
@@ -61,7 +63,7 @@ class SoftConfig(LeidenConfig):
         "validation links (0.02 without any).",
     )
     temperature_grid: list[float] = Field(
-        default=[0.005, 0.01, 0.02, 0.05, 0.1, 0.2],
+        default=[0.005, 0.007, 0.01, 0.014, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2],
         min_length=1,
         description="Temperatures tried on validation links.",
     )
@@ -70,7 +72,7 @@ class SoftConfig(LeidenConfig):
     )
     method: Literal["fixed_point", "adam"] = Field(default="fixed_point", description="Solver of the soft modularity.")
     damping: float = Field(default=0.7, gt=0, le=1, description="Largest step size of fixed_point.")
-    tolerance: float = Field(default=1e-4, gt=0, description="fixed_point stops when less mass than this would move.")
+    tolerance: float = Field(default=3e-4, gt=0, description="fixed_point stops when less mass than this would move.")
     max_iterations: int = Field(default=200, ge=1, description="Most iterations of fixed_point.")
     adam_steps: int = Field(default=1000, ge=1, description="Most steps of adam.")
     learning_rate: float = Field(default=0.1, gt=0, description="Learning rate of adam.")
@@ -84,7 +86,7 @@ class SoftConfig(LeidenConfig):
         """What the levels were asked for by: numbers of prototypes, or gammas."""
         return [float(number) for number in self.n_prototypes or self.gammas]
 
-    def solve(self, problem: SoftProblem, start: Floats, temperature: float) -> Solution:
+    def solve(self, problem: SoftProblem, start: Floats, temperature: float, tolerance: float) -> Solution:
         """Maximise J at one temperature by the configured solver."""
         if self.method == "adam":
             return adam(problem, start, temperature, learning_rate=self.learning_rate, max_iterations=self.adam_steps)
@@ -93,7 +95,7 @@ class SoftConfig(LeidenConfig):
             start,
             temperature,
             damping=self.damping,
-            tolerance=self.tolerance,
+            tolerance=tolerance,
             max_iterations=self.max_iterations,
         )
 
@@ -159,14 +161,21 @@ def soft_memberships(
             f"{len(temperatures)} temperatures are set for {len(gammas)} levels.", mend="give one for each level."
         )
     if temperatures is None and test is not None:
+        rough = ROUGHLY * config.tolerance
         choice = choose_temperatures(
-            problems, hard, test, config.solve, config.published, config.temperature_grid, config.max_modularity_loss
+            problems,
+            hard,
+            test,
+            lambda problem, start, temperature: config.solve(problem, start, temperature, rough),
+            config.published,
+            config.temperature_grid,
+            config.max_modularity_loss,
         )
         temperatures, starts = choice.temperatures, [solution.p for solution in choice.solutions]
         metadata["temperatures_tried"] = choice.tried
     else:
         temperatures = temperatures or [DEFAULT_TEMPERATURE] * len(gammas)
-    rounds = ROUNDS if last is None else 1
+    rounds = ROUNDS if last is None else 0
 
     def settle(level: int) -> _Settled:
         return _settle(network, problems[level], starts[level], temperatures[level], config, rounds)
@@ -227,23 +236,21 @@ class _Settled:
 def _settle(
     network: Network, problem: SoftProblem, start: Floats, temperature: float, config: SoftConfig, rounds: int
 ) -> _Settled:
-    """Solve, drop what is not published, choose the support again from what is left, and so on until items stay."""
-    iterations, before, published = 0, None, None
+    """Solve roughly, drop what is not published, choose the support again, until items stay; then solve to the end."""
+    iterations, before = 0, None
     for _ in range(rounds):
-        if published is not None and before is not None:
-            support = choose_support(network.matrix, before, config.rho, problem.gamma, kept=published)
-            problem = soft_problem(network.matrix, support, problem.gamma, config.solver_device)
-            start = support.values(published, before)
-        solution = config.solve(problem, start, temperature)
-        iterations += solution.iterations
+        solution = config.solve(problem, start, temperature, ROUGHLY * config.tolerance)
+        iterations, start = iterations + solution.iterations, solution.p
         published = config.published(problem, solution.p)
         labels = row_argmax(published)
-        stay = before is not None and adjusted_rand_index(before, labels) > SETTLED
-        before = labels
-        if stay:
+        if before is not None and adjusted_rand_index(before, labels) > SETTLED:
             break
-    assert published is not None  # there is at least one round
-    return _Settled(problem, solution, published, iterations)
+        before = labels
+        support = choose_support(network.matrix, labels, config.rho, problem.gamma, kept=published)
+        problem = soft_problem(network.matrix, support, problem.gamma, config.solver_device)
+        start = support.values(published, labels)
+    solution = config.solve(problem, start, temperature, config.tolerance)
+    return _Settled(problem, solution, config.published(problem, solution.p), iterations + solution.iterations)
 
 
 def _report(level: _Settled, q_hard: float, temperature: float) -> dict[str, Any]:

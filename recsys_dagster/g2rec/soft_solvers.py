@@ -18,7 +18,7 @@ import numpy as np
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.soft_problem import Floats, SoftProblem
 
-NOTICED = 0.02
+NOTICED = 0.05
 """L1 change of an item's row from which its neighbours are looked at again before the next sweep over all items."""
 
 
