@@ -13,7 +13,7 @@ from scipy import sparse
 
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.errors import RecsysError
-from recsys_dagster.g2rec.parallel import parallel_rows
+from recsys_dagster.g2rec.parallel import parallel_rows, pieces
 from recsys_dagster.g2rec.sampling import CoengagementConfig, DegreePlan, degree_plan, draws_per_unit, sample_sizes
 from recsys_dagster.progress import Progress
 
@@ -34,8 +34,8 @@ def build_graph(
     A user with N distinct items adds weight 1 to each of his N (N - 1) / 2 pairs, or, where Theorem 2 asks for fewer
     draws m than that, weight ``N (N - 1) / (2 m)`` to each of m pairs drawn uniformly with replacement. Where the whole
     log is at hand and dense, fewer pairs are drawn, in proportion to their part in the graph (see `DegreePlan`). Users
-    are taken in chunks and the chunks are summed as they come, so memory is linear in the edges kept. The result does
-    not depend on how users are cut into chunks.
+    are taken in groups as they come, and every edge of a group is written once, so memory is linear in the edges kept.
+    The result does not depend on how users are grouped.
 
     Args:
         histories: the train split, at once or as a stream of disjoint groups of users over one catalogue. Repeats of an
@@ -67,7 +67,7 @@ def build_graph(
 
 
 class GraphBuilder:
-    """Sums users' pairs as they come; holds nothing but the edges found so far and one chunk.
+    """Sums users' pairs as they come; holds nothing but the edges found so far and one group of users.
 
     Args:
         n_items: size |I| of the catalogue.
@@ -87,7 +87,7 @@ class GraphBuilder:
         self._sums: list[sparse.csr_array] = []
 
     def add(self, histories: Histories) -> Iterator[int]:
-        """Add the pairs of more users; yields the number of users done after each chunk.
+        """Add the pairs of more users; yields numbers of users done.
 
         Raises:
             RecsysError: a half-life is set, and these histories have no times.
@@ -99,12 +99,15 @@ class GraphBuilder:
             )
         if self._newest is None and histories.times is not None and len(histories.times):
             self._newest = int(histories.times.max())
-        for first, last in self._chunks(histories):
-            chunk = self._read(histories, first, last) if self._whole is None else self._whole.between(first, last)
-            for part in (self._cliques(chunk), self._draws(chunk)):
-                if part is not None:
-                    self._push(part)
-            yield last - first
+        chunk = self._read(histories) if self._whole is None else self._whole
+        drawn, whole = chunk.of(~chunk.exact), chunk.of(chunk.exact & (chunk.lengths > 1))
+        told = 0
+        for part, share in self._parts(drawn, whole):
+            if part is not None:
+                self._push(part)
+            done = int(share * histories.n_users)
+            yield done - told
+            told = done
         self._users += histories.n_users
 
     def look_ahead(self, histories: Histories) -> None:
@@ -113,7 +116,7 @@ class GraphBuilder:
         pairs, _ = sample_sizes(self._capped(histories.lengths), self._n_items, config)
         worth = pairs.sum() > WORTH_PLANNING * self._n_items * draws_per_unit(self._n_items, config)
         if worth and config.by_degree and config.samples_per_user is None and config.half_life_days is None:
-            chunk = self._read(histories, 0, histories.n_users)
+            chunk = self._read(histories)
             self._plan = degree_plan(chunk.items, chunk.lengths, chunk.share, self._n_items)
             self._whole = self._planned(chunk)
 
@@ -144,36 +147,38 @@ class GraphBuilder:
     def _capped(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         return lengths if self._config.max_history is None else np.minimum(lengths, self._config.max_history)
 
-    def _chunks(self, histories: Histories) -> Iterator[tuple[int, int]]:
-        if self._whole is not None:
-            kept = self._whole.draws
-        else:
-            kept, _ = sample_sizes(self._capped(histories.lengths), self._n_items, self._config)
-        group = np.cumsum(kept) // self._config.chunk_pairs
-        bounds = np.concatenate([[0], np.flatnonzero(np.diff(group)) + 1, [histories.n_users]])
-        yield from zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+    def _parts(self, drawn: _Chunk, whole: _Chunk) -> Iterator[tuple[sparse.csr_array | None, float]]:
+        """Sums of draws and of cliques in pieces of bounded memory, each with the share of all pairs done so far."""
+        pairs = int((whole.lengths * (whole.lengths - 1) // 2).sum())
+        total, done = max(pairs + int(drawn.draws.sum()), 1), 0
+        for users in pieces(_running(drawn.draws), self._config.chunk_pairs):
+            piece = drawn.between(*users)
+            done += int(piece.draws.sum())
+            yield self._draws(piece), done / total
+        if len(whole.items):
+            yield self._cliques(whole), 1.0
 
-    def _read(self, histories: Histories, first: int, last: int) -> _Chunk:
-        """The distinct items of users first..last-1, and what each of their pairs weighs."""
+    def _read(self, histories: Histories) -> _Chunk:
+        """The distinct items of all users, and what each of their pairs weighs."""
         from recsys_dagster.g2rec import pair_kernels as kernels
 
-        config, indptr = self._config, histories.indptr
-        n_rows = int(indptr[last] - indptr[first])
+        config, indptr = self._config, histories.indptr - histories.indptr[0]
+        n_rows, everyone = int(indptr[-1]), histories.n_users
         items, places = np.empty(n_rows, dtype=np.int32), np.empty(n_rows, dtype=np.int64)
-        lengths = np.zeros(last - first, dtype=np.int64)
+        lengths = np.zeros(everyone, dtype=np.int64)
         cap = np.iinfo(np.int64).max if config.max_history is None else config.max_history
 
         def work(start: int, stop: int) -> None:
-            offset = int(indptr[first + start] - indptr[first])
+            offset = int(indptr[start])
             kernels.newest_distinct(
-                indptr, histories.items, first + start, first + stop, cap, self._n_items,
-                items[offset:], places[offset:], lengths[start:stop],
+                histories.indptr, histories.items, start, stop, cap, self._n_items, items[offset:], places[offset:],
+                lengths[start:stop],
             )  # fmt: skip
 
-        parallel_rows(work, indptr[first : last + 1] - indptr[first])
+        parallel_rows(work, indptr)
         if lengths.sum() < n_rows:
-            within = np.arange(n_rows) - np.repeat(indptr[first:last] - indptr[first], histories.lengths[first:last])
-            kept = within < np.repeat(lengths, histories.lengths[first:last])
+            within = np.arange(n_rows) - np.repeat(indptr[:-1], histories.lengths)
+            kept = within < np.repeat(lengths, histories.lengths)
             items, places = items[kept], places[kept]
         share = np.ones(len(lengths))
         if config.weighting == "user_normalised":
@@ -185,7 +190,7 @@ class GraphBuilder:
             # The weight of a pair is the product of its ends': half a half-life for each, one for their mean age.
             decay = np.exp2(-age / (2 * config.half_life_days))
         draws, exact = sample_sizes(lengths, self._n_items, config)
-        return _Chunk(items, lengths, share, decay, decay, draws, exact, self._users + first)
+        return _Chunk(items, lengths, share, decay, decay, draws, exact, self._users + np.arange(everyone))
 
     def _planned(self, chunk: _Chunk) -> _Chunk:
         if self._plan is None:
@@ -198,45 +203,48 @@ class GraphBuilder:
             exact=chunk.exact & (fewer >= chunk.draws),
         )
 
-    def _cliques(self, chunk: _Chunk) -> sparse.csr_array | None:
+    def _cliques(self, whole: _Chunk) -> sparse.csr_array:
+        """All cliques at once, item by item, so that every edge is written once; in blocks of items."""
         from recsys_dagster.g2rec import pair_kernels as kernels
 
-        whole = chunk.of(chunk.exact & (chunk.lengths > 1))
-        if len(whole.items) == 0:
-            return None
         ends = np.repeat(np.cumsum(whole.lengths), whole.lengths)
         share = np.repeat(whole.share, whole.lengths)
         if len(whole.decay):
             share = share * whole.decay
         starts, places = kernels.group_by_item(whole.items, self._n_items)
         cost = kernels.clique_costs(starts, places, ends)
-        columns, values = np.empty(cost[-1], dtype=np.int32), np.empty(cost[-1])
         counts = np.zeros(self._n_items, dtype=np.int64)
+        columns, values = [], []
+        for begin, stop in pieces(cost, self._config.chunk_pairs):
+            room = int(cost[stop] - cost[begin])
+            block = np.empty(room, dtype=np.int32), np.empty(room)
+            before = cost - cost[begin]
 
-        def work(first: int, last: int) -> None:
-            kernels.clique_rows(
-                first, last, starts, places, ends, whole.items, share, whole.decay, cost, columns, values, counts
-            )
+            def work(first: int, last: int, block: Any = block, before: Any = before, begin: int = begin) -> None:
+                kernels.clique_rows(
+                    begin + first, begin + last, starts, places, ends, whole.items, share, whole.decay, before, *block,
+                    counts,
+                )  # fmt: skip
 
-        parallel_rows(work, cost)
-        return self._matrix(kernels.compact(cost, counts, columns, values))
+            parallel_rows(work, before[begin : stop + 1])
+            _, packed, sums = kernels.compact(before[begin:stop], counts[begin:stop], *block)
+            columns.append(packed)
+            values.append(sums)
+        return self._matrix((_running(counts), np.concatenate(columns), np.concatenate(values)))
 
-    def _draws(self, chunk: _Chunk) -> sparse.csr_array | None:
+    def _draws(self, drawn: _Chunk) -> sparse.csr_array | None:
         from recsys_dagster.g2rec import pair_kernels as kernels
 
-        drawn = chunk.of(~chunk.exact)
-        if len(drawn.items) == 0:
-            return None
         offsets, draw_offsets = _running(drawn.lengths), _running(drawn.draws)
+        if draw_offsets[-1] == 0:
+            return None
         left, right = (np.empty(draw_offsets[-1], dtype=np.int32) for _ in range(2))
         weight = np.empty(draw_offsets[-1])
-        users = chunk.first_user + np.flatnonzero(~chunk.exact)
 
         def draw(first: int, last: int) -> None:
             kernels.draw_pairs(
                 first, last, offsets, drawn.items, drawn.draws, draw_offsets, drawn.share, drawn.decay,
-                drawn.first_end, users,
-                self._seed, left, right, weight,
+                drawn.first_end, drawn.users, self._seed, left, right, weight,
             )  # fmt: skip
 
         parallel_rows(draw, draw_offsets)
@@ -248,7 +256,7 @@ class GraphBuilder:
             kernels.sum_rows(first, last, starts, places, right, weight, columns, values, counts, self._n_items)
 
         parallel_rows(work, starts)
-        return self._matrix(kernels.compact(starts, counts, columns, values))
+        return self._matrix(kernels.compact(starts[:-1], counts, columns, values))
 
     def _matrix(self, parts: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]) -> sparse.csr_array:
         indptr, columns, values = parts
@@ -277,30 +285,30 @@ class _Chunk:
     first_end: NDArray[np.float64]
     draws: NDArray[np.int64]
     exact: NDArray[np.bool_]
-    first_user: int
+    users: NDArray[np.int64]
 
     def between(self, first: int, last: int) -> _Chunk:
         """Users first..last-1 of it."""
         if first == 0 and last == len(self.lengths):
             return self
-        users = np.zeros(len(self.lengths), dtype=bool)
-        users[first:last] = True
-        return replace(self.of(users), first_user=self.first_user + first)
+        chosen = np.zeros(len(self.lengths), dtype=bool)
+        chosen[first:last] = True
+        return self.of(chosen)
 
-    def of(self, users: NDArray[np.bool_]) -> _Chunk:
+    def of(self, chosen: NDArray[np.bool_]) -> _Chunk:
         """The same for some of the users."""
-        if users.all():
+        if chosen.all():
             return self
-        rows = np.repeat(users, self.lengths)
+        rows = np.repeat(chosen, self.lengths)
         return _Chunk(
             self.items[rows],
-            self.lengths[users],
-            self.share[users],
+            self.lengths[chosen],
+            self.share[chosen],
             self.decay[rows] if len(self.decay) else self.decay,
             self.first_end[rows] if len(self.first_end) else self.first_end,
-            self.draws[users],
-            self.exact[users],
-            self.first_user,
+            self.draws[chosen],
+            self.exact[chosen],
+            self.users[chosen],
         )
 
 

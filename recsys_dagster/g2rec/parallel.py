@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,3 +41,9 @@ def parallel_rows(work: Callable[[int, int], Any], cost: NDArray[np.int64]) -> N
     bounds = np.unique(np.concatenate([[0], inner, [n_rows]])).tolist()
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, bounds[:-1], bounds[1:]))
+
+
+def pieces(cost: NDArray[np.int64], room: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows whose costs (running sum [rows + 1]) come to about `room` each (one row may cost more)."""
+    bounds = np.searchsorted(cost[1:], np.arange(room, cost[-1], room), side="left") + 1
+    yield from pairwise(np.unique(np.concatenate([[0], bounds, [len(cost) - 1]])).tolist())

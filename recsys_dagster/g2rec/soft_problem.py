@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -236,9 +234,3 @@ def choose_support(
 
     parallel_rows(work, matrix.indptr.astype(np.int64))
     return Support(prototypes, n_prototypes)
-
-
-def row_blocks(indptr: NDArray[Any], block: int) -> Iterator[tuple[int, int]]:
-    """Ranges of whole rows of a CSR matrix with about `block` entries each (one row may have more)."""
-    bounds = np.searchsorted(indptr[1:], np.arange(block, indptr[-1], block), side="left") + 1
-    yield from pairwise(np.unique(np.concatenate([[0], bounds, [len(indptr) - 1]])).tolist())

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_dagster.g2rec.soft_problem import Floats, SoftProblem, row_blocks
+from recsys_dagster.g2rec.parallel import pieces
+from recsys_dagster.g2rec.soft_problem import Floats, SoftProblem
 
 _PAIRS = 1 << 26
 """Comparisons of two memberships made at once: bounds the memory of `pull`."""
@@ -56,7 +57,7 @@ class TorchSoftProblem(SoftProblem):
         """Blocks of whole rows: their rows, lengths, and for each edge its row, its column and its weight."""
         matrix, rho = self.matrix, self.support.prototypes.shape[1]
         blocks = []
-        for first, last in row_blocks(matrix.indptr, max(_PAIRS // rho**2, 1)):
+        for first, last in pieces(matrix.indptr, max(_PAIRS // rho**2, 1)):
             lengths = np.diff(matrix.indptr[first : last + 1]).astype(np.int64)
             edges = slice(matrix.indptr[first], matrix.indptr[last])
             blocks.append(
