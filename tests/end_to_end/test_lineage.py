@@ -158,14 +158,12 @@ def test_second_night_keeps_prototype_ids(home):
     home.run("materialize", "-d", "sample", "-s", "coengagement_graph", "-s", "prototypes", "-s", "interest_tokens")
     after = home.table("prototypes", "sample")
     kept = after["prototype_id"].isin(before["prototype_id"])
-    assert kept.mean() > 0.8
+    assert kept.all()
     assert (after["previous_id"] == after["prototype_id"].where(kept, -1)).all()
-    # Ids that are new tonight were never given before.
-    assert after.loc[~kept, "prototype_id"].min() > before["prototype_id"].max() or kept.all()
-    # At the coarsest level an unchanged graph must change nothing. Finer levels have no stable optimum on so few items.
-    coarse = after[after["level"] == 0]
-    assert set(coarse["prototype_id"]) == set(before.loc[before["level"] == 0, "prototype_id"])
-    assert coarse["drift"].max() == 0
+    # An unchanged graph changes next to nothing, at any level.
+    moved = after["drift"] * before.set_index("prototype_id")["n_items"].reindex(after["prototype_id"]).to_numpy()
+    assert moved.sum() <= 0.02 * before["n_items"].sum()
+    assert len(after) >= 0.98 * len(before)
 
 
 def test_leak_check_fails_on_a_real_test_edge(home):
