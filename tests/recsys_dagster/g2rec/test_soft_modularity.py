@@ -190,3 +190,24 @@ def test_temperatures_are_chosen_on_links() -> None:
                 assert fixed["auc_soft"] <= metadata["auc_soft"] + 2e-3
     with pytest.raises(RecsysError, match="1 temperatures are set for 2 levels"):
         soft_memberships(graph, n, config.model_copy(update={"temperatures": [0.1]}))
+
+
+def test_the_smallest_graphs_give_sound_memberships() -> None:
+    """A dataset of one user, one edge, one giant user among isolated items: every item has a place at every level."""
+    four = pd.DataFrame({"source": [0, 0, 0, 1, 1, 2], "target": [1, 2, 3, 2, 3, 3], "weight": 1.0})
+    giant_source, giant_target = np.triu_indices(40, 1)
+    giant = pd.DataFrame({"source": giant_source, "target": giant_target, "weight": 1.0})
+    for graph, n in ((four, 4), (four.iloc[:1], 2), (four.iloc[:1], 5), (giant, 60)):
+        links = np.array([[0, 1], [1, 0]])
+        table, facts = soft_memberships(graph, n, validation_links=links)
+        rows = table.groupby(["item_id", "level"])["probability"].sum()
+        assert len(rows) == 3 * n
+        np.testing.assert_allclose(rows, 1.0, atol=1e-6)
+        assert all(np.isfinite(level["q_soft"]) for level in facts["levels"])
+        last = LastNight(table, 500, SoftConfig().resolutions, facts["gammas"], facts["temperatures"], facts["levels"])
+        again, _ = soft_memberships(graph, n, last=last)
+        assert align(table, again).drift["kept_items"].eq(1.0).all()
+    with pytest.raises(RecsysError, match="no edges"):
+        soft_memberships(four.iloc[:0], 4)
+    with pytest.raises(RecsysError, match="finite"):
+        soft_memberships(four.assign(weight=np.nan), 4)
