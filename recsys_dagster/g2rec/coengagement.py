@@ -100,6 +100,7 @@ class GraphBuilder:
         if self._newest is None and histories.times is not None and len(histories.times):
             self._newest = int(histories.times.max())
         chunk = self._read(histories) if self._whole is None else self._whole
+        self._whole = None  # it was looked ahead at for this group alone
         drawn, whole = chunk.of(~chunk.exact), chunk.of(chunk.exact & (chunk.lengths > 1))
         told = 0
         for part, share in self._parts(drawn, whole):
