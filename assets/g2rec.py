@@ -97,7 +97,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
         group_name="g2rec",
         description=description,
         owners=OWNERS,
-        kinds={"igraph", *KINDS},
+        kinds={"numba", *KINDS},
         code_version="2",
         metadata=definition_metadata(table),
     )
@@ -136,7 +136,6 @@ def interests(
     store: AssetStore,
     coengagement_graph: pd.DataFrame,
     interactions: pd.DataFrame,
-    users: pd.DataFrame,
     items: pd.DataFrame,
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
     """Cluster the graph softly, name the prototypes, and keep last night's ids."""

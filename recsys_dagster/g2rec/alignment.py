@@ -98,15 +98,11 @@ def _match(old: sparse.csr_array, new: sparse.csr_array) -> tuple[NDArray[np.int
     rows_sum, columns_sum = (np.asarray(shared.sum(axis=axis)).ravel() for axis in (1, 0))
     # A pair whose shared mass is no less than all that both share with others belongs to a best assignment: taking it
     # in place of their two partners loses nothing. After a quiet night that settles nearly all of them.
-    sure = 3 * shared.data >= rows_sum[shared.row] + columns_sum[shared.col]
+    sure = np.flatnonzero(3 * shared.data >= rows_sum[shared.row] + columns_sum[shared.col])
     # Two such pairs in a row or column are possible at equality only; the first is taken.
-    rows, place = np.unique(shared.row[sure], return_index=True)
-    columns = shared.col[sure][place]
-    columns, place = np.unique(columns, return_index=True)
-    rows = rows[place]
-    together = shared.data[sure]
-    pair = dict(zip(zip(shared.row[sure].tolist(), shared.col[sure].tolist(), strict=True), together, strict=True))
-    together = np.array([pair[key] for key in zip(rows.tolist(), columns.tolist(), strict=True)])
+    sure = sure[np.unique(shared.row[sure], return_index=True)[1]]
+    sure = sure[np.unique(shared.col[sure], return_index=True)[1]]
+    rows, columns, together = shared.row[sure], shared.col[sure], shared.data[sure]
     open_rows, open_columns = (
         np.setdiff1d(np.arange(n), taken) for n, taken in zip(shared.shape, (rows, columns), strict=True)
     )

@@ -103,8 +103,9 @@ def leiden_of_size(
 ) -> tuple[NDArray[np.int64], float]:
     """Cluster items into about a number of clusters, by bisection on the logarithm of gamma.
 
-    Runs Leiden at most `most_runs` times: gamma is doubled or halved until the number is bracketed, then the bracket is
-    narrowed by interpolation between the logarithms of both numbers. Every run starts from the nearest one before it.
+    Runs Leiden at most `most_runs` times: gamma rises or falls eightfold until the number is bracketed, then the
+    bracket is narrowed by interpolation between the logarithms of both numbers. Every run starts from the nearest one
+    before it.
 
     Args:
         network: co-engagement graph.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from recsys_dagster.g2rec.compiled import compiled, uniform
+from recsys_dagster.g2rec.pair_kernels import group_by_item
 
 
 @compiled
@@ -157,18 +158,10 @@ def _dense(labels: Any) -> int:
 @compiled
 def aggregated(indptr: Any, ends: Any, weights: Any, mass: Any, part: Any, n_parts: int) -> Any:
     """One node a part: indptr, ends, weights, mass. Weight inside a part is left out."""
-    starts = np.zeros(n_parts + 1, np.int64)
+    starts, members = group_by_item(part, n_parts)
     new_mass = np.zeros(n_parts)
     for node in range(len(mass)):
-        starts[part[node] + 1] += 1
         new_mass[part[node]] += mass[node]
-    for k in range(n_parts):
-        starts[k + 1] += starts[k]
-    cursor = starts[:-1].copy()
-    members = np.empty(len(mass), np.int64)
-    for node in range(len(mass)):
-        members[cursor[part[node]]] = node
-        cursor[part[node]] += 1
     new_indptr = np.zeros(n_parts + 1, np.int64)
     new_ends, new_weights = np.empty(len(ends), ends.dtype), np.empty(len(ends))
     tie, near, out = np.zeros(n_parts), np.empty(n_parts, np.int64), 0

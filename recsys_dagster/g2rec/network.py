@@ -46,9 +46,9 @@ class Network:
         total = self.degree.sum()
         matrix = self.matrix
         return leiden_kernels.leiden(
-            matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data.astype(np.float64),
-            self.degree, gamma / total, np.arange(len(self.degree)) if start is None else start, iterations,
-            SMALLEST_RISE * total, seed,
+            matrix.indptr.astype(np.int64, copy=False), matrix.indices.astype(np.int32, copy=False),
+            matrix.data.astype(np.float64, copy=False), self.degree, gamma / total,
+            np.arange(len(self.degree)) if start is None else start, iterations, SMALLEST_RISE * total, seed,
         )  # fmt: skip
 
     @cached_property

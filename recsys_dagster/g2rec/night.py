@@ -53,13 +53,11 @@ def row_argmax(matrix: sparse.csr_array) -> NDArray[np.int64]:
 
 def hard_labels(memberships: pd.DataFrame, n_items: int, level: int) -> NDArray[np.int64]:
     """The most probable prototype [N] of each item at one level (ties: the smallest id), -1 where it has none."""
-    rows = memberships[memberships["level"] == level]
-    items, prototypes = rows["item_id"].to_numpy(), rows["prototype_id"].to_numpy()
-    order = np.lexsort((prototypes, -rows["probability"].to_numpy(), items))
-    order = order[items[order] < n_items]
-    found, first = np.unique(items[order], return_index=True)
+    rows = memberships[(memberships["level"] == level) & (memberships["item_id"] < n_items)]
+    matrix, ids = membership_matrix(rows, n_items)
+    best = row_argmax(matrix)
     labels = np.full(n_items, -1, dtype=np.int64)
-    labels[found] = prototypes[order][first]
+    labels[best >= 0] = ids[best[best >= 0]]
     return labels
 
 

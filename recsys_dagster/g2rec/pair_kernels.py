@@ -71,6 +71,17 @@ def clique_costs(starts: Any, places: Any, ends: Any) -> Any:
 
 
 @compiled
+def _add(total: Any, words: Any, summary: Any, column: int, weight: float) -> None:
+    """Add to a row's sum at a column. `words` holds one bit for each column met, `summary` one for each word not 0."""
+    if total[column] == 0.0:
+        word = column >> 6
+        if words[word] == 0:
+            summary[word >> 6] |= np.uint64(1) << np.uint64(word & 63)
+        words[word] |= np.uint64(1) << np.uint64(column & 63)
+    total[column] += weight
+
+
+@compiled
 def clique_rows(
     first: int,
     last: int,
@@ -93,20 +104,14 @@ def clique_rows(
     """
     n_items = len(starts) - 1
     total = np.zeros(n_items)
-    # Which columns a row has met, one bit each, and which of these words are not 0: so rows come out in order unsorted.
+    # The bits of the columns met (see `_add`): so rows come out in order without being sorted.
     words = np.zeros((n_items >> 6) + 1, np.uint64)
     summary = np.zeros((n_items >> 12) + 1, np.uint64)
     for row in range(first, last):
         for entry in range(starts[row], starts[row + 1]):
             p = places[entry]
             for q in range(p + 1, ends[p]):
-                column = items[q]
-                if total[column] == 0.0:
-                    word = column >> 6
-                    if words[word] == 0:
-                        summary[word >> 6] |= np.uint64(1) << np.uint64(word & 63)
-                    words[word] |= np.uint64(1) << np.uint64(column & 63)
-                total[column] += share[p] * decay[q] if len(decay) else share[p]
+                _add(total, words, summary, items[q], share[p] * decay[q] if len(decay) else share[p])
         counts[row] = _emptied(total, words, summary, row, cost[row], columns, values)
 
 
@@ -171,13 +176,7 @@ def sum_rows(
     summary = np.zeros((n_items >> 12) + 1, np.uint64)
     for row in range(first, last):
         for entry in range(starts[row], starts[row + 1]):
-            column = right[places[entry]]
-            if total[column] == 0.0:
-                word = column >> 6
-                if words[word] == 0:
-                    summary[word >> 6] |= np.uint64(1) << np.uint64(word & 63)
-                words[word] |= np.uint64(1) << np.uint64(column & 63)
-            total[column] += weight[places[entry]]
+            _add(total, words, summary, right[places[entry]], weight[places[entry]])
         counts[row] = _emptied(total, words, summary, row, starts[row], columns, values)
 
 

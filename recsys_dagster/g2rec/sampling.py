@@ -130,7 +130,7 @@ def degree_plan(
     """
     from scipy.sparse.linalg import LinearOperator, eigsh  # slow to import: not while definitions load
 
-    from recsys_dagster.g2rec.pair_kernels import components
+    from recsys_dagster.g2rec.spectrum import NullSpace
 
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     B = sparse.csr_array((np.ones(len(items)), items, indptr), shape=(len(lengths), n_items))
@@ -140,16 +140,13 @@ def degree_plan(
     own = B.T @ share
     inverse = np.divide(1.0, degree, out=np.zeros(n_items), where=degree > 0)
     root = np.sqrt(degree)
-    component = components(indptr, items, n_items)
-    mass = np.maximum(np.bincount(component, weights=degree), 1e-300)
+    constants = NullSpace(indptr, items, root)
     scale = np.sqrt(inverse)
 
     def ties(z: NDArray[Any]) -> NDArray[Any]:
         """The normalised adjacency matrix of the full graph, without its eigenvectors of eigenvalue 1."""
-        z = z.ravel()
-        x = scale * (z - root * (np.bincount(component, weights=root * z) / mass)[component])
-        y = scale * (B.T @ (share * (B @ x)) - own * x)
-        return np.asarray(y - root * (np.bincount(component, weights=root * y) / mass)[component])
+        x = scale * constants.removed(z.ravel())
+        return constants.removed(scale * (B.T @ (share * (B @ x)) - own * x))
 
     operator = LinearOperator((n_items, n_items), ties, dtype=np.float64)
     start = np.random.default_rng(0).standard_normal(n_items) * (degree > 0)

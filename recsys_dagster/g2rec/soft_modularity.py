@@ -71,7 +71,12 @@ class SoftConfig(LeidenConfig):
         default=0.03, ge=0, description="Share of a level's hard modularity that a chosen temperature may cost."
     )
     method: Literal["fixed_point", "adam"] = Field(default="fixed_point", description="Solver of the soft modularity.")
-    damping: float = Field(default=0.7, gt=0, le=1, description="Largest step size of fixed_point.")
+    damping: float = Field(
+        default=0.7,
+        gt=0,
+        le=1,
+        description="Largest step size of fixed_point on a device, where all items move at once.",
+    )
     tolerance: float = Field(default=3e-4, gt=0, description="fixed_point stops when less mass than this would move.")
     max_iterations: int = Field(default=200, ge=1, description="Most iterations of fixed_point.")
     adam_steps: int = Field(default=1000, ge=1, description="Most steps of adam.")
@@ -121,11 +126,11 @@ def soft_memberships(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Cluster items at every resolution and soften the clusters.
 
-    At each level Leiden gives hard clusters (at a coarser gamma where the graph does not support the wanted one),
-    each item keeps its own and its rho - 1 strongest others as support, and the solver maximises soft modularity plus
-    T times entropy there. Items without any edge are in the level's remainder cluster (see `leiden`) with probability
-    1. A prototype that is no item's most probable one is dropped; then supports are chosen again around the prototypes
-    that are left and solved again, until items stay where they are.
+    At each level Leiden gives hard clusters (at a coarser gamma where the graph does not support the wanted one), each
+    item keeps its own and its rho - 1 strongest others as support, and the solver maximises soft modularity plus T
+    times entropy there. Items without any edge are in the level's remainder cluster (see `leiden`) with probability 1.
+    A prototype that is no item's most probable one and holds less than half an item in all is dropped; then supports
+    are chosen again around the prototypes that are left and solved again, until items stay where they are.
 
     After a last night items keep their prototypes, new ones find a place among them (see `extend`), and the solver goes
     on from last night's memberships with its gammas and temperatures: an unchanged graph changes nothing.

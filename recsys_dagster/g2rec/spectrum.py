@@ -13,6 +13,23 @@ from recsys_dagster.data.histories import Histories
 from recsys_dagster.g2rec.graph import adjacency
 
 
+class NullSpace:
+    """Vectors that are constant on each component of the full graph, in the coordinates ``z = sqrt(degree) x``."""
+
+    def __init__(self, indptr: NDArray[Any], items: NDArray[Any], root: NDArray[np.float64]) -> None:
+        """Users' items as CSR rows, and the square root of every item's degree [N]."""
+        from recsys_dagster.g2rec.pair_kernels import components
+
+        self._component = components(indptr.astype(np.int64), items.astype(np.int32), len(root))
+        self._root = root
+        self._mass = np.maximum(np.bincount(self._component, weights=root * root), np.finfo(np.float64).tiny)
+
+    def removed(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
+        """z [N] without its part in this space."""
+        inside = np.bincount(self._component, weights=self._root * z) / self._mass
+        return np.asarray(z - self._root * inside[self._component])
+
+
 def measured_epsilon(graph: pd.DataFrame, histories: Histories, *, tolerance: float = 1e-3, seed: int = 0) -> float:
     """The smallest epsilon with ``(1 - epsilon) L_full <= L_graph <= (1 + epsilon) L_full``.
 
@@ -29,8 +46,6 @@ def measured_epsilon(graph: pd.DataFrame, histories: Histories, *, tolerance: fl
     """
     from scipy.sparse.linalg import LinearOperator, cg, eigsh  # slow to import: not while definitions load
 
-    from recsys_dagster.g2rec.pair_kernels import components
-
     B = _incidence(histories)
     B = B[np.asarray(B.sum(axis=1)).ravel() > 1]
     items = np.flatnonzero(np.asarray(B.sum(axis=0)).ravel())
@@ -40,13 +55,9 @@ def measured_epsilon(graph: pd.DataFrame, histories: Histories, *, tolerance: fl
     degree = diagonal - np.asarray(B.sum(axis=0)).ravel()
     sampled = adjacency(graph, histories.n_items)[items][:, items]
     sampled_degree = np.asarray(sampled.sum(axis=1)).ravel()
-    component = components(B.indptr.astype(np.int64), B.indices.astype(np.int32), len(items))
     # All in the coordinates z = sqrt(degree) x, in which L_full is close to the identity.
     root = np.sqrt(degree)
-    mass = np.bincount(component, weights=degree)
-
-    def project(z: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(z - root * (np.bincount(component, weights=root * z) / mass)[component])
+    project = NullSpace(B.indptr, B.indices, root).removed
 
     def full(z: NDArray[Any]) -> NDArray[Any]:
         z = z.ravel()

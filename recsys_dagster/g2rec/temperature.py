@@ -64,12 +64,13 @@ def choose_temperatures(
     """
     tried: list[dict[str, Any]] = []
 
-    def try_level(level: int) -> tuple[dict[float, Solution], dict[float, NDArray[np.float64]]]:
+    def try_level(level: int) -> tuple[dict[float, Solution], dict[float, NDArray[np.float64]], float]:
         problem, start = problems[level], starts[level]
         q_hard = problem.modularity(problem.array(start))
         floor = q_hard - max_modularity_loss * abs(q_hard)
         found: dict[float, Solution] = {}
         ranked: dict[float, NDArray[np.float64]] = {}
+        aucs: dict[float, float] = {}
         for temperature in sorted(grid):
             solution = solve(problem, start, temperature)
             start, q_soft = solution.p, problem.modularity(problem.array(solution.p))
@@ -77,20 +78,20 @@ def choose_temperatures(
             if row["allowed"] or not found:
                 found[temperature] = solution
                 ranked[temperature] = test.scores(publish(problem, solution.p))
-                row["auc"] = test.quality(ranked[temperature])["auc"]
+                row["auc"] = aucs[temperature] = test.quality(ranked[temperature])["auc"]
             tried.append(row)
             if not row["allowed"]:
                 break
-        return found, ranked
+        return found, ranked, max(aucs, key=lambda temperature: aucs[temperature])
 
-    solutions, scores = [], []
+    solutions, scores, chosen = [], [], []
     with Progress("soft memberships: temperature", len(problems), "levels") as progress:
-        for found, ranked in in_parallel(try_level, range(len(problems))):
+        for found, ranked, alone in in_parallel(try_level, range(len(problems))):
             solutions.append(found)
             scores.append(ranked)
+            chosen.append(alone)
             progress.update()
     tried.sort(key=lambda row: (row["level"], row["temperature"]))
-    chosen = [max(level, key=_auc_at(test, level)) for level in scores]
     best = _auc(test, scores, chosen)
     improved = len(scores) > 1
     while improved:
@@ -105,7 +106,3 @@ def choose_temperatures(
 
 def _auc(test: LinkTest, scores: Sequence[dict[float, NDArray[np.float64]]], chosen: Sequence[float]) -> float:
     return test.quality(np.sum([level[t] for level, t in zip(scores, chosen, strict=True)], axis=0))["auc"]
-
-
-def _auc_at(test: LinkTest, level: dict[float, NDArray[np.float64]]) -> Callable[[float], float]:
-    return lambda temperature: test.quality(level[temperature])["auc"]

@@ -16,7 +16,7 @@ from recsys_dagster.definitions import default_resources
 from resources.storage import AssetStore
 
 GROUPS, SIZE = 4, 12
-INPUTS = ("interactions", "users", "items", "coengagement_graph")
+INPUTS = ("interactions", "items", "coengagement_graph")
 
 
 def planted_graph(seed: int, between: float) -> pd.DataFrame:
@@ -44,8 +44,7 @@ class Home:
         log = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "position", "split"])
         items = pd.DataFrame({"item_id": range(n), "source_key": [f"i{k}" for k in range(n)]})
         items = items.assign(title="", categories="", text="", train_popularity=1)
-        users = pd.DataFrame({"user_id": range(40), "source_key": [f"u{k}" for k in range(40)]})
-        for name, table in (("interactions", log), ("items", items), ("users", users)):
+        for name, table in (("interactions", log), ("items", items)):
             self.write(name, conform(table, name))
 
     def write(self, name: str, table: pd.DataFrame) -> None:
