@@ -96,6 +96,11 @@ class AssetStore(dg.ConfigurableResource):
         path = self.path(asset, partition)
         return read_parquet(path) if path.exists() else None
 
+    def previous_directory(self, asset: str, partition: str) -> Path | None:
+        """A local path to the directory that the last materialization left, or None where there is none yet."""
+        path = self.base() / asset / partition
+        return local_directory(path) if current_version(path) is not None else None
+
     def staging(self, asset: str, partition: str) -> Path:
         """A new empty local folder for an asset to write a directory into; the IO manager moves it away.
 

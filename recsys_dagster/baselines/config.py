@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from recsys_dagster.training.config import TrainingConfig
+from recsys_dagster.training.config import NextItemConfig
 
 
-class SASRecConfig(TrainingConfig):
+class SASRecConfig(NextItemConfig):
     """Self-attentive sequential recommendation (Kang and McAuley, 2018) with full cross-entropy."""
 
     layers: int = Field(2, ge=1, description="Transformer blocks")

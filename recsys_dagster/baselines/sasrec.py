@@ -1,7 +1,7 @@
 """SASRec: next-item prediction by causal self-attention, trained with cross-entropy over the whole catalogue.
 
 Kang and McAuley, "Self-attentive sequential recommendation", 2018. Differences that make it strong: full cross-entropy
-instead of one sampled negative, pre-norm blocks, batches by length.
+instead of one sampled negative, cosines over a learned temperature as scores, pre-norm blocks, batches by length.
 """
 
 from __future__ import annotations
@@ -12,23 +12,38 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional
 
 from recsys_dagster.baselines.config import SASRecConfig
+from recsys_dagster.data.features import ItemFeatures
+from recsys_dagster.layers.features import FeatureVectors
+from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.transformer import CausalBlock
-from recsys_dagster.training.artifact import read_state, save_model
+from recsys_dagster.training.artifact import read_config, read_state, save_model
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.loop import SequentialModel, fit
-from recsys_dagster.training.loss import catalogue_cross_entropy
 from recsys_dagster.training.runtime import Runtime
 
 
 class SASRec(SequentialModel):
-    """Item and position embeddings, causal blocks, scores by inner product with the item embeddings."""
+    """Item and position embeddings, causal blocks, scores by similarity to the item vectors.
 
-    def __init__(self, config: SASRecConfig, *, n_items: int, max_length: int) -> None:
+    Args:
+        config: settings.
+        n_items: size of the catalogue.
+        max_length: longest history.
+        n_features: number of item features, 0 for none.
+        feature_entries: number of (item, feature) pairs.
+    """
+
+    def __init__(
+        self, config: SASRecConfig, *, n_items: int, max_length: int, n_features: int = 0, feature_entries: int = 0
+    ) -> None:
         super().__init__(n_items, max_length)
         d = config.dimension
+        self.features = FeatureVectors(n_items, n_features, feature_entries, d) if n_features else None
+        self.next_item = NextItem(config)
         self.items, self.positions = nn.Embedding(n_items, d), nn.Embedding(max_length, d)
         self.blocks = nn.ModuleList(CausalBlock(d, config.heads, config.dropout) for _ in range(config.layers))
         # without the first one the small vectors of untrained items drown in what the blocks add to them
@@ -37,10 +52,14 @@ class SASRec(SequentialModel):
         for embedding in (self.items, self.positions):
             nn.init.normal_(embedding.weight, std=0.02)
 
-    def forward(self, batch: SequenceBatch) -> torch.Tensor:
-        """States float [batch, length, d]; the state at t has seen the items up to t."""
-        length = batch.items.shape[1]
-        x = self.dropout(self.token_norm(self.items(batch.items) + self.positions.weight[:length]))
+    def item_vectors(self) -> torch.Tensor:
+        """Float [N, d]: an item's own vector, plus the mean of its features' where there are any."""
+        return self.items.weight if self.features is None else self.items.weight + self.features()
+
+    def forward(self, batch: SequenceBatch, vectors: torch.Tensor) -> torch.Tensor:
+        """States float [batch, length, d] from item vectors [N, d]; the state at t has seen the items up to t."""
+        tokens = functional.embedding(batch.items, vectors) + self.positions.weight[: batch.items.shape[1]]
+        x = self.dropout(self.token_norm(tokens))
         for block in self.blocks:
             x = block(x)
         normed: torch.Tensor = self.norm(x)
@@ -49,24 +68,31 @@ class SASRec(SequentialModel):
     def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Cross-entropy of the next item at every real position."""
         assert batch.targets is not None
-        mask = batch.mask
-        return catalogue_cross_entropy(self(batch)[mask], self.items.weight, batch.targets[mask]), {}
+        mask, vectors = batch.mask, self.item_vectors()
+        return self.next_item.loss(self(batch, vectors)[mask], vectors, batch.targets[mask]), {}
 
     def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
-        """Inner products of the last state with all items."""
-        last = (batch.lengths - 1).clamp(min=0)
-        states = self(batch)[torch.arange(len(last), device=last.device), last]
-        return states @ self.items.weight.T
+        """Similarity of the last state to all items."""
+        last, vectors = (batch.lengths - 1).clamp(min=0), self.item_vectors()
+        states = self(batch, vectors)[torch.arange(len(last), device=last.device), last]
+        return self.next_item.scores(states, vectors)
 
 
 def train_sasrec(
-    data: SequenceData, config: SASRecConfig, runtime: Runtime, output: Path, checkpoint: Path | None = None
+    data: SequenceData,
+    config: SASRecConfig,
+    runtime: Runtime,
+    output: Path,
+    checkpoint: Path | None = None,
+    features: ItemFeatures | None = None,
 ) -> dict[str, float | int | str]:
     """Train SASRec, write its model directory to `output` and return figures for people."""
     torch.manual_seed(runtime.seed)
-    model = SASRec(config, n_items=data.n_items, max_length=data.max_length)
+    shape = {"n_items": data.n_items, "max_length": data.max_length, **FeatureVectors.shape(features)}
+    model = SASRec(config, **shape)
+    if model.features is not None and features is not None:
+        model.features.fill(features)
     trained = fit(model, data, config, runtime, label="sasrec", checkpoint=checkpoint)
-    shape = {"n_items": data.n_items, "max_length": data.max_length}
     save_model(
         output,
         name="sasrec",
@@ -79,6 +105,10 @@ def train_sasrec(
 
 
 def item_embeddings(directory: Path) -> NDArray[np.float32]:
-    """Item embeddings X float32 [N, d] of a trained SASRec."""
-    embeddings: NDArray[np.float32] = read_state(directory)["items.weight"].float().numpy()
+    """Item embeddings X float32 [N, d] of a trained SASRec: its item vectors, features included."""
+    contents = read_config(directory)
+    model = SASRec(SASRecConfig(**contents["config"]), **contents["shape"])
+    model.load_learned_state(read_state(directory))
+    with torch.no_grad():
+        embeddings: NDArray[np.float32] = model.item_vectors().float().numpy()
     return embeddings

@@ -6,16 +6,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from recsys_dagster.training.config import TrainingConfig
+from recsys_dagster.training.config import NextItemConfig
 
 
-class G2RecConfig(TrainingConfig):
+class G2RecConfig(NextItemConfig):
     """G2Rec's recommender: a causal decoder over items and interest profile tokens (Eq. 8-13)."""
 
     epochs: int = Field(6, ge=1, description="Most passes over the train split; it starts from SASRec's items")
     layout: Literal["interleaved", "fused"] = Field(
         "fused",
         description="interleaved: BOS, x1, y1, x2, y2, ... (Eq. 8); fused: one position an item, y added to x",
+    )
+    repeats: bool = Field(
+        True, description="Learn how much more or less likely people are to come back to an item of their history"
     )
     profile_weight: float = Field(0.1, ge=0, description="Lambda: weight of the profile loss (Eq. 13)")
     backbone: str = Field(

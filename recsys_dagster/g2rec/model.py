@@ -11,21 +11,29 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from recsys_dagster.data.features import ItemFeatures
 from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
+from recsys_dagster.layers.features import FeatureVectors
+from recsys_dagster.layers.next_item import NextItem
+from recsys_dagster.layers.repeats import RepeatBias
 from recsys_dagster.training.artifact import save_model
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
-from recsys_dagster.training.loop import SequentialModel, fit
-from recsys_dagster.training.loss import catalogue_cross_entropy
+from recsys_dagster.training.loop import SequentialModel, fit, validation_recall
 from recsys_dagster.training.runtime import Runtime
+
+DECODING_GRID = (0.1, 0.2, 0.4)
+"""Weights of the predicted profile that are tried on the validation split."""
+LEAST_FIT = 1e-9
 
 
 class G2Rec(SequentialModel):
     """Item tokens x, profile tokens y = P V, and a decoder F over their sequence.
 
     V is learned: it starts as Eq. 6 gives it, and the items of a prototype share it in the tokens, in the output layer
-    (an item scores by x_i + y_i) and in the profile loss.
+    (an item scores by x_i + y_i) and in the profile loss. Items of the history get a learned bias (`RepeatBias`), and
+    the profile that is predicted re-weights all items (`profile_decoding`).
 
     Args:
         config: settings.
@@ -34,15 +42,29 @@ class G2Rec(SequentialModel):
         prototypes: C, over all levels.
         levels: number of resolutions.
         width: most prototypes of one item, over all levels.
+        n_features: number of item features, 0 for none.
+        feature_entries: number of (item, feature) pairs.
     """
 
     def __init__(
-        self, config: G2RecConfig, *, n_items: int, max_length: int, prototypes: int, levels: int, width: int
+        self,
+        config: G2RecConfig,
+        *,
+        n_items: int,
+        max_length: int,
+        prototypes: int,
+        levels: int,
+        width: int,
+        n_features: int = 0,
+        feature_entries: int = 0,
     ) -> None:
         super().__init__(n_items, max_length)
         self.config = config
         d = config.dimension
         self.items = nn.Embedding(n_items, d)
+        self.features = FeatureVectors(n_items, n_features, feature_entries, d) if n_features else None
+        self.next_item = NextItem(config)
+        self.repeats = RepeatBias() if config.repeats else None
         self.prototypes = nn.Parameter(torch.empty(prototypes, d))
         nn.init.normal_(self.items.weight, std=d**-0.5)
         nn.init.normal_(self.prototypes, std=d**-0.5)
@@ -53,9 +75,11 @@ class G2Rec(SequentialModel):
         self.register_buffer("profile_columns", torch.zeros(n_items, width, dtype=torch.int64))
         self.register_buffer("profile_weights", torch.zeros(n_items, width))
         self.register_buffer("level_ends", torch.zeros(levels, dtype=torch.int64))
+        self.register_buffer("profile_decoding", torch.zeros(()))
         self.profile_columns: torch.Tensor
         self.profile_weights: torch.Tensor
         self.level_ends: torch.Tensor
+        self.profile_decoding: torch.Tensor
 
     def profiles(self) -> torch.Tensor:
         """Y float [N, d], Eq. 7, the mean over levels."""
@@ -64,8 +88,12 @@ class G2Rec(SequentialModel):
         )
         return summed / len(self.level_ends)
 
-    def states(self, items: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run the decoder over histories int64 [batch, length].
+    def item_vectors(self) -> torch.Tensor:
+        """X float [N, d]: an item's own vector, plus the mean of its features' where there are any."""
+        return self.items.weight if self.features is None else self.items.weight + self.features()
+
+    def states(self, items: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the decoder over histories int64 [batch, length], with X and Y float [N, d].
 
         Returns:
             after_profile: float [batch, length, d], the state after y_t (fused: after x_t + y_t), which predicts item
@@ -73,7 +101,7 @@ class G2Rec(SequentialModel):
             before_profile: float [batch, length, d], the state after x_t, which predicts the profile of t (Eq. 12);
                 fused: the state before token t, which predicts the profile of the item to come.
         """
-        x_tokens, y_tokens = self.items(items), y[items]
+        x_tokens, y_tokens = functional.embedding(items, x), functional.embedding(items, y)
         if self.config.layout == "fused":
             states = self.backbone(self.dropout(self.token_norm(x_tokens + y_tokens)))
             return states[:, 1:], states[:, :-1]
@@ -85,12 +113,13 @@ class G2Rec(SequentialModel):
     def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Eq. 13: item loss (Eq. 9) at t = 1..N-1, profile loss (Eq. 11) at t = 1..N."""
         assert batch.targets is not None
-        y = self.profiles()
+        x, y = self.item_vectors(), self.profiles()
         whole = torch.cat([batch.items[:, :1], batch.targets], dim=1)  # all N items of each user
         real = torch.arange(whole.shape[1], device=whole.device) <= batch.lengths[:, None]
-        after, before = self.states(whole, y)
+        after, before = self.states(whole, x, y)
         mask = batch.mask
-        item_loss = catalogue_cross_entropy(after[:, :-1][mask], self.items.weight + y, batch.targets[mask])
+        bias = None if self.repeats is None else self.repeats.prefixes(batch)
+        item_loss = self.next_item.loss(after[:, :-1][mask], x + y, batch.targets[mask], bias)
         if self.config.profile_weight == 0:
             return item_loss, {"item_loss": item_loss.item()}
         profile_loss = self._profile_loss(before[real], whole[real])
@@ -98,20 +127,55 @@ class G2Rec(SequentialModel):
         return total, {"item_loss": item_loss.item(), "profile_loss": profile_loss.item()}
 
     def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
-        """F(next item | history), up to the constant of the softmax: the last state times x_i + y_i."""
-        y = self.profiles()
-        after, _ = self.states(batch.items, y)
+        """log F(next item | history), up to a constant: similarity of the last state to x_i + y_i, and two more terms.
+
+        One is the bias of repeats. The other re-weights items by the predicted profile p, a softmax over each level's
+        prototypes: ``beta log(mean over levels of (P p)_i)``, where beta is chosen on the validation split.
+        """
+        x, y = self.item_vectors(), self.profiles()
+        after, _ = self.states(batch.items, x, y)
         last = (batch.lengths - 1).clamp(min=0)
         state = after[torch.arange(len(last), device=last.device), last]
-        return (state @ (self.items.weight + y).T).masked_fill_((batch.lengths == 0)[:, None], 0.0)
+        scores = self.next_item.scores(state, x + y)
+        if self.repeats is not None:
+            scores = self.repeats.add_to(scores, batch)
+        if self.profile_decoding > 0:
+            scores = scores + self.profile_decoding * self.profile_fit(state)
+        return scores.masked_fill_((batch.lengths == 0)[:, None], 0.0)
+
+    def profile_fit(self, states: torch.Tensor) -> torch.Tensor:
+        """``log(mean over levels of sum_c P_ic p_c)``, float [batch, N]; p is predicted from states [batch, d]."""
+        predicted = self._profile_logs(states).exp()
+        fit = functional.embedding_bag(
+            self.profile_columns, predicted.T.contiguous(), per_sample_weights=self.profile_weights, mode="sum"
+        )
+        return (fit.T / len(self.level_ends)).clamp(min=LEAST_FIT).log()
 
     def _profile_loss(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of the soft labels p_i (Eq. 11), a softmax over each level's prototypes; mean over levels."""
-        logits = states @ self.prototypes.T
+        chosen = self._profile_logs(states).gather(1, self.profile_columns[items])
+        return -(chosen * self.profile_weights[items]).sum(1).mean() / len(self.level_ends)
+
+    def _profile_logs(self, states: torch.Tensor) -> torch.Tensor:
+        """log p float [positions, C]: a softmax over each level's prototypes (Eq. 12)."""
+        logits = self.next_item.scores(states, self.prototypes)
         ends = self.level_ends.tolist()
         levels = [logits[:, start:end].log_softmax(1) for start, end in zip([0, *ends], ends, strict=False)]
-        chosen = torch.cat(levels, dim=1).gather(1, self.profile_columns[items])
-        return -(chosen * self.profile_weights[items]).sum(1).mean() / len(ends)
+        return torch.cat(levels, dim=1)
+
+
+def choose_decoding(model: G2Rec, data: SequenceData, recall: float) -> float:
+    """Set `profile_decoding` to the beta that finds most validation targets; returns it (ties: the smallest).
+
+    `recall` is what the model finds without.
+    """
+    found = {0.0: recall}
+    for beta in DECODING_GRID:
+        model.profile_decoding.fill_(beta)
+        found[beta] = validation_recall(model, data)
+    best = max(found, key=lambda beta: found[beta])
+    model.profile_decoding.fill_(best)
+    return best
 
 
 def profile_arrays(
@@ -148,6 +212,7 @@ def train_g2rec(
     runtime: Runtime,
     output: Path,
     checkpoint: Path | None = None,
+    features: ItemFeatures | None = None,
 ) -> dict[str, float | int | str]:
     """Train G2Rec, write its model directory to `output` and return figures for people.
 
@@ -161,6 +226,7 @@ def train_g2rec(
         runtime: device, precision, seed.
         output: directory to write.
         checkpoint: directory for the state of an unfinished run.
+        features: what items have in common, if the model is to know.
     """
     torch.manual_seed(runtime.seed)
     columns, weights, ends, ids = profile_arrays(memberships, data.n_items)
@@ -170,11 +236,14 @@ def train_g2rec(
         "prototypes": len(ids),
         "levels": len(ends),
         "width": columns.shape[1],
+        **FeatureVectors.shape(features),
     }
     model = G2Rec(config, **shape)
     model.profile_columns.copy_(torch.from_numpy(columns))
     model.profile_weights.copy_(torch.from_numpy(weights))
     model.level_ends.copy_(torch.from_numpy(ends))
+    if model.features is not None and features is not None:
+        model.features.fill(features)
     if item_embeddings.shape[1] == config.dimension:
         rows = pd.Index(tokens["prototype_ids"]).get_indexer(pd.Index(ids))
         start = tokens["prototype_embeddings"][rows]
@@ -182,6 +251,7 @@ def train_g2rec(
             model.items.weight.copy_(torch.from_numpy(item_embeddings))
             model.prototypes.copy_(torch.from_numpy(np.ascontiguousarray(start, dtype=np.float32)))
     trained = fit(model, data, config, runtime, label="g2rec", checkpoint=checkpoint)
+    decoding = choose_decoding(model, data, float(trained.facts["validation_recall"]))
     save_model(
         output,
         name="g2rec",
@@ -190,4 +260,4 @@ def train_g2rec(
         state=model.learned_state(),
         history=trained.history,
     )
-    return trained.facts | {"prototypes": len(ids)}
+    return trained.facts | {"prototypes": len(ids), "profile_decoding": decoding}

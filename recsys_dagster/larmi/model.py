@@ -13,18 +13,16 @@ from recsys_dagster.larmi.config import LARMIConfig
 from recsys_dagster.larmi.contrastive import SynthesizedUser, contrastive_loss, synthesized_users
 from recsys_dagster.layers.capsules import dynamic_routing
 from recsys_dagster.layers.pooling import prefix_cluster_pooling
+from recsys_dagster.layers.repeats import RepeatBias
 from recsys_dagster.training.artifact import save_model
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.loop import SequentialModel, fit
-from recsys_dagster.training.loss import ScoreBias, catalogue_cross_entropy
+from recsys_dagster.training.loss import catalogue_cross_entropy
 from recsys_dagster.training.runtime import Runtime
 
 ROUTING_SEED = 2027
 """Of the starting logits of the routing: part of the model, not of the training run."""
-
-REPEAT_UNIT = 10.0
-"""Scale of the repeat bias: two lone parameters have further to go than an embedding and the same step size."""
 
 
 class LARMI(SequentialModel):
@@ -48,7 +46,7 @@ class LARMI(SequentialModel):
         self.dropout = nn.Dropout(config.dropout)
         # per step back in time: of the clusters' attention, of the capsules
         self.recency = nn.Parameter(torch.zeros(2))
-        self.repeat_bias = nn.Parameter(torch.zeros(2))  # in units of REPEAT_UNIT; see `_repeat_values`
+        self.repeats = RepeatBias()
         nn.init.normal_(self.items.weight, std=d**-0.5)
         nn.init.eye_(self.capsule_map.weight)  # a capsule starts as a weighted sum of item vectors
         generator = torch.Generator().manual_seed(ROUTING_SEED)
@@ -93,7 +91,7 @@ class LARMI(SequentialModel):
         mask = batch.mask
         interests, valid = self.interests(batch)
         loss = catalogue_cross_entropy(
-            interests[mask], self.items.weight, batch.targets[mask], valid[mask], self._history_bias(batch)
+            interests[mask], self.items.weight, batch.targets[mask], valid[mask], self.repeats.prefixes(batch)
         )
         weight = self.config.contrastive_weight
         if weight > 0 and self.synthesized and step % max(round(1 / weight), 1) == 0:
@@ -109,10 +107,7 @@ class LARMI(SequentialModel):
         for k in range(interests.shape[1]):  # one interest at a time: memory stays that of one score matrix
             scores = interests[:, k] @ self.items.weight.T
             torch.maximum(best, scores.masked_fill_(~valid[:, k, None], -torch.inf), out=best)
-        row, position = (self._first_occurrences(batch.items) & batch.mask).nonzero(as_tuple=True)
-        item = batch.items[row, position]
-        last = batch.items[row, (batch.lengths - 1).clamp(min=0)[row]]
-        best[row, item] += self._repeat_values(item == last)
+        best = self.repeats.add_to(best, batch)
         return best.masked_fill_((batch.lengths == 0)[:, None], 0.0)
 
     def user_interests(self, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,31 +116,6 @@ class LARMI(SequentialModel):
         last = (batch.lengths - 1).clamp(min=0)
         rows = torch.arange(len(last), device=last.device)
         return interests[rows, last], valid[rows, last]
-
-    def _history_bias(self, batch: SequenceBatch) -> ScoreBias:
-        """The repeat bias of every prefix: pairs of a real position (counted over the batch) and a seen item."""
-        mask, length = batch.mask, batch.items.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-        seen = causal & mask[:, :, None] & self._first_occurrences(batch.items)[:, None, :]  # [batch, prefix, position]
-        row, prefix, position = seen.nonzero(as_tuple=True)
-        item = batch.items[row, position]
-        ordinal = mask.flatten().cumsum(0).view_as(mask) - 1
-        values = self._repeat_values(item == batch.items[row, prefix])
-        return ScoreBias(ordinal[row, prefix], item, values)
-
-    def _repeat_values(self, is_last: torch.Tensor) -> torch.Tensor:
-        """What is added to the score of an item of the history: one learned number, and one more for the last.
-
-        Item vectors are shared by history and catalogue, so without it the items that explain the interests best, those
-        of the history itself, win each list, although people seldom come back to them.
-        """
-        return REPEAT_UNIT * (self.repeat_bias[0] + self.repeat_bias[1] * is_last)
-
-    @staticmethod
-    def _first_occurrences(items: torch.Tensor) -> torch.Tensor:
-        """bool [batch, length]: no earlier position of the row holds the same item."""
-        same = items[:, :, None] == items[:, None, :]
-        return ~torch.tril(same, diagonal=-1).any(-1)
 
     def _align(self, capsules: torch.Tensor, semantic: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         """z_k: the semantic clusters summed by their attention to capsule k. float [batch, length, K, d]."""

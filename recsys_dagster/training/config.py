@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 
@@ -20,3 +22,23 @@ class TrainingConfig(BaseModel):
     learning_rate: float = Field(2e-3, gt=0, description="Adam's step size after a warm-up of 100 steps")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay (AdamW)")
     dimension: int = Field(64, ge=4, description="Size d of item and interest vectors")
+
+
+class NextItemConfig(TrainingConfig):
+    """What a model of the next item is trained to do."""
+
+    similarity: Literal["cosine", "inner"] = Field(
+        "cosine", description="Score of an item: cosine over a learned temperature, or inner product"
+    )
+    negatives: int = Field(
+        0,
+        ge=0,
+        description="0: cross-entropy over the whole catalogue; otherwise over this many items drawn for each batch, "
+        "corrected for how they were drawn (for catalogues of millions)",
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of the target's probability spread over all items"
+    )
+    features: bool = Field(
+        False, description="Add the mean vector of the words of an item's text (titles, categories, attributes) to it"
+    )

@@ -10,6 +10,9 @@ import torch
 CHUNK_ELEMENTS = 1_200_000
 """Scores of one interest held at once (5 MB): they stay in the cache between the passes over them."""
 
+SAFE_SCORE = 40.0
+"""Where no score is beyond this on either side, exponentials less the bound itself stay above 1e-35."""
+
 
 @dataclass(frozen=True)
 class ScoreBias:
@@ -87,20 +90,32 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         device = queries.device
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
         q, v = queries.detach().to(dtype), items.detach().to(dtype)
-        grad_q, grad_v = torch.zeros_like(q, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
-        grad_values = None if values is None else torch.zeros_like(values, dtype=torch.float32)
-        grads = (grad_q, grad_v) if any(ctx.needs_input_grad) else None
+        wanted = any(ctx.needs_input_grad)
+        grad_q = torch.zeros_like(q, dtype=torch.float32) if wanted else None
+        grad_v = torch.zeros_like(v, dtype=torch.float32) if wanted else None
+        grad_values = torch.zeros_like(values, dtype=torch.float32) if wanted and values is not None else None
         total = torch.zeros((), device=device, dtype=torch.float64)
         chunk = max(CHUNK_ELEMENTS // len(v), 16)
         starts = torch.arange(0, len(q) + chunk, chunk, device=device)
         ends = [] if places is None else torch.searchsorted(places, starts).tolist()
+        room = torch.empty(min(chunk, len(q)), len(v), device=device, dtype=dtype)
         with torch.autocast(device.type, enabled=False):
+            # no score is larger than this: it takes the place of a pass for each row's largest
+            tops = q.float().norm(dim=2).amax(1) * v.float().norm(dim=1).max()
+            if values is not None:
+                tops = tops + values.detach().float().amax().clamp(min=0) if len(values) else tops
+            if len(tops) and float(tops.max()) > SAFE_SCORE:
+                tops = None
             for index, start in enumerate(range(0, len(q), chunk)):
-                part, bias = slice(start, start + chunk), None
-                if places is not None and biased is not None and values is not None and grad_values is not None:
+                part = slice(start, min(start + chunk, len(q)))
+                bias = None
+                if places is not None and biased is not None and values is not None:
                     own = slice(ends[index], ends[index + 1])
-                    bias = (places[own] - start, biased[own], values.detach()[own].float(), grad_values[own])
-                total += _chunk(q[part], v, targets[part], counts[part], grads, part, bias)
+                    into = None if grad_values is None else grad_values[own]
+                    bias = (places[own] - start, biased[own], values.detach()[own].float(), into)
+                top = None if tops is None else tops[part, None]
+                into_q = None if grad_q is None else grad_q[part]
+                total += _chunk(q[part], v, targets[part], counts[part], top, into_q, grad_v, bias, room)
         ctx.save_for_backward(grad_q, grad_v, grad_values)
         ctx.positions = max(len(q), 1)
         return (total / ctx.positions).to(torch.float32)
@@ -125,42 +140,51 @@ def _chunk(
     v: torch.Tensor,
     targets: torch.Tensor,
     counts: torch.Tensor,
-    grads: tuple[torch.Tensor, torch.Tensor] | None,
-    part: slice,
-    bias: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None,
+    top: torch.Tensor | None,
+    grad_q: torch.Tensor | None,
+    grad_v: torch.Tensor | None,
+    bias: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None] | None,
+    room: torch.Tensor,
 ) -> torch.Tensor:
-    """Summed loss of a few positions; adds their gradients to `grads`.
+    """Summed loss of a few positions; fills `grad_q` and adds to `grad_v`, unnormalised.
 
-    q is [positions, K, d] with each row's existing queries first and `counts` (how many exist) descending. `bias` is
-    row, item, value and room for the gradient of each biased pair.
+    q is [positions, K, d] with each row's existing queries first and `counts` (how many exist) descending; `top`
+    [positions, 1] is subtracted from all scores of a row (None: the row's largest is looked for). `bias` is row, item,
+    value and room for the gradient of each biased pair; `room` holds the scores of one query.
     """
-    sizes = (counts[:, None] > torch.arange(q.shape[1], device=q.device)).sum(0).tolist()
-    scores = [q[:size, k] @ v.T for k, size in enumerate(sizes) if size]  # [size_k, N] each
-    best = scores[0] if len(scores) == 1 or grads is None else scores[0].clone()
-    for values in scores[1:]:
-        head = best[: len(values)]
-        torch.maximum(head, values, out=head)
-    wins = [values == best[: len(values)] for values in scores] if len(scores) > 1 else None
+    room = room[: len(q)]
+    if q.shape[1] == 1:
+        scores = [torch.mm(q[:, 0], v.T, out=room)]
+        best, wins = room, None
+    else:
+        sizes = (counts[:, None] > torch.arange(q.shape[1], device=q.device)).sum(0).tolist()
+        scores = [q[:size, k] @ v.T for k, size in enumerate(sizes) if size]  # [size_k, N] each
+        best = room.copy_(scores[0])
+        for values in scores[1:]:
+            head = best[: len(values)]
+            torch.maximum(head, values, out=head)
+        wins = [values == best[: len(values)] for values in scores] if len(scores) > 1 else None
     logits = best.float()
     if bias is not None:
         logits[bias[0], bias[1]] += bias[2]
     rows = torch.arange(len(q), device=q.device)
-    top = logits.amax(1, keepdim=True)
     own = logits[rows, targets]
+    if top is None:
+        top = logits.amax(1, keepdim=True)
     weights = logits.sub_(top).exp_()
     norm = weights.sum(1)
     loss = (norm.log() + top[:, 0] - own).sum(dtype=torch.float64)
-    if grads is None:
+    if grad_q is None or grad_v is None:
         return loss
-    grad_q, grad_v = grads
-    weights.div_(norm[:, None])
-    weights[rows, targets] -= 1
-    if bias is not None:
-        bias[3].copy_(weights[bias[0], bias[1]])
+    # the rows are left unnormalised, and the small matrices beside them scaled instead
+    inverse = norm.reciprocal()[:, None]
+    if bias is not None and bias[3] is not None:
+        bias[3].copy_(weights[bias[0], bias[1]] * inverse[bias[0], 0] - (bias[1] == targets[bias[0]]).float())
+    weights[rows, targets] -= norm
     weights = weights.to(v.dtype)
     for k, values in enumerate(scores):
         # only the interest that won an item learns from it
         share = weights if wins is None else torch.mul(weights[: len(values)], wins[k], out=values)
-        grad_q[part][: len(values), k] = (share @ v).float()
-        grad_v += (share.T @ q[: len(values), k]).float()
+        grad_q[: len(values), k] = (share @ v).float().mul_(inverse[: len(values)])
+        grad_v += share.T @ (q[: len(values), k].float() * inverse[: len(values)]).to(v.dtype)
     return loss

@@ -2,12 +2,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.nn import functional
 
+from recsys_dagster.data.features import item_features
 from recsys_dagster.data.histories import TEST
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
 from recsys_dagster.g2rec.model import G2Rec, profile_arrays, train_g2rec
+from recsys_dagster.layers.repeats import UNIT
 from recsys_dagster.models import load_model
 from recsys_dagster.training.batching import SequenceBatch, pad
 from recsys_dagster.training.loop import validation_recall
@@ -61,12 +64,20 @@ def test_profiles_are_the_sparse_product(toy_data):
     np.testing.assert_allclose(model.profiles().detach().numpy(), want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("layout", ["interleaved", "fused"])
-def test_loss_equals_the_equations_one_position_at_a_time(toy_data, layout):
-    model = build(toy_data, layout=layout, profile_weight=0.7)
+@pytest.mark.parametrize(("layout", "similarity"), [("interleaved", "inner"), ("fused", "inner"), ("fused", "cosine")])
+def test_loss_equals_the_equations_one_position_at_a_time(toy_data, layout, similarity):
+    model = build(toy_data, layout=layout, profile_weight=0.7, similarity=similarity)
+    with torch.no_grad():
+        model.repeats.by_lag.fill_(0.25)  # of every lag; the toy users repeat nothing
     batch = train_batch(toy_data)
     got, parts = model.loss(batch, 0)
-    y = model.profiles()
+    y, x = model.profiles(), model.items.weight
+    if similarity == "cosine":
+        v = functional.normalize(x + y) / model.next_item.similarity.log_temperature.exp()
+        c = functional.normalize(model.prototypes) / model.next_item.similarity.log_temperature.exp()
+    else:
+        v, c = x + y, model.prototypes
+    normed = functional.normalize if similarity == "cosine" else lambda states, dim: states
     item_losses, profile_losses = [], []
     for row in range(len(batch.users)):
         items = [*batch.items[row, : batch.lengths[row]].tolist(), int(batch.targets[row, batch.lengths[row] - 1])]
@@ -82,14 +93,17 @@ def test_loss_equals_the_equations_one_position_at_a_time(toy_data, layout):
             else:
                 before = model.backbone(tokens[:, : t - 1])[0, -1]
                 after = model.backbone(tokens[:, :t])[0, -1]
-            logits = model.prototypes @ before
+            logits = c @ normed(before, dim=0)
             by_level = [
                 -(torch.tensor(dense_p(level)[items[t - 1]], dtype=torch.float32) * part.log_softmax(0)).sum()
                 for level, part in enumerate((logits[:2], logits[2:]))
             ]
             profile_losses.append(torch.stack(by_level).mean())
             if t < len(items):
-                item_losses.append(-((model.items.weight + y) @ after).log_softmax(0)[items[t]])
+                scores = v @ normed(after, dim=0)
+                for seen in set(items[:t]):
+                    scores = scores + 0.25 * UNIT * functional.one_hot(torch.tensor(seen), len(scores))
+                item_losses.append(-scores.log_softmax(0)[items[t]])
     item_loss, profile_loss = torch.stack(item_losses).mean(), torch.stack(profile_losses).mean()
     assert parts["item_loss"] == pytest.approx(item_loss.item(), rel=1e-4)
     assert parts["profile_loss"] == pytest.approx(profile_loss.item(), rel=1e-4)
@@ -104,6 +118,41 @@ def test_padding_and_company_change_no_score(toy_data, layout):
     assert torch.equal(together, model.score(np.arange(20), history))
     alone = torch.cat([model.score(np.array([user]), history) for user in range(20)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_profile_decoding_is_the_mixture_over_prototypes(toy_data):
+    model = build(toy_data)
+    history, users = toy_data.history(TEST), np.arange(5)
+    plain = model.score(users, history).double().numpy()
+    model.profile_decoding.fill_(0.5)
+    got = model.score(users, history).double().numpy()
+    batch = pad(history, users, toy_data.max_length)
+    with torch.no_grad():
+        x, y = model.item_vectors(), model.profiles()
+        after, _ = model.states(batch.items, x, y)
+        for row in range(5):
+            state = functional.normalize(after[row, batch.lengths[row] - 1], dim=0)
+            logits = functional.normalize(model.prototypes) @ state / model.next_item.similarity.log_temperature.exp()
+            p = [part.softmax(0).double().numpy() for part in (logits[:2], logits[2:])]
+            fit = (dense_p(0) @ p[0] + dense_p(1) @ p[1]) / 2
+            np.testing.assert_allclose(got[row] - plain[row], 0.5 * np.log(fit), rtol=1e-4, atol=1e-4)
+
+
+def test_features_are_part_of_the_model(toy_data, tmp_path):
+    words = [f"side_{item // 12} word_{item % 5}" for item in range(24)]
+    features = item_features(pd.DataFrame({"text": words}))
+    embeddings = np.random.default_rng(1).normal(size=(24, 16)).astype(np.float32)
+    config = SMALL.model_copy(update={"features": True, "epochs": 1})
+    train_g2rec(
+        toy_data, memberships(), tokens(toy_data), embeddings, config, Runtime(), tmp_path / "g2rec", features=features
+    )
+    model = load_model(tmp_path / "g2rec")
+    assert features.names[-1] == "word_4"
+    of_item_3 = [features.names[k] for k in features.features[features.indptr[3] : features.indptr[4]]]
+    assert of_item_3 == ["side_0", "word_3"]
+    rows = [features.names.index(name) for name in of_item_3]
+    want = model.items.weight[3] + model.features.vectors[rows].mean(0)
+    torch.testing.assert_close(model.item_vectors()[3], want)
 
 
 def tokens(data):

@@ -5,7 +5,8 @@ import torch
 
 from recsys_dagster.data.histories import TEST
 from recsys_dagster.larmi.config import LARMIConfig
-from recsys_dagster.larmi.model import LARMI, REPEAT_UNIT, cluster_table, train_larmi
+from recsys_dagster.larmi.model import LARMI, cluster_table, train_larmi
+from recsys_dagster.layers.repeats import UNIT
 from recsys_dagster.models import load_model
 from recsys_dagster.training.batching import SequenceBatch, pad
 from recsys_dagster.training.runtime import Runtime
@@ -69,10 +70,22 @@ def slow_interests(model, items, clusters):
     return np.array(o), v
 
 
+def set_repeats(model):
+    """Some bias for every lag and for repeats."""
+    model.repeats.by_lag.copy_(torch.linspace(0.1, -0.2, len(model.repeats.by_lag)))
+    model.repeats.by_count.fill_(0.05)
+
+
+def slow_bias(repeats, history, item):
+    """The bias of an item of a short history (lags below `NEAR`)."""
+    lag = history[::-1].index(item)
+    return UNIT * (repeats.by_lag[lag] + repeats.by_count[0] * np.log(history.count(item))).item()
+
+
 def test_interests_and_scores_equal_the_equations(toy_data):
     model = build(toy_data)
     with torch.no_grad():
-        model.repeat_bias.copy_(torch.tensor([0.3, -0.2]))
+        set_repeats(model)
         model.recency.copy_(torch.tensor(RECENCY))
     table = clusters_of(toy_data)
     history = toy_data.history(TEST)
@@ -85,7 +98,7 @@ def test_interests_and_scores_equal_the_equations(toy_data):
         o, _ = slow_interests(model, items, [g for g in groups if g])
         want = (o @ model.items.weight.detach().double().numpy().T).max(0)  # Eq. 11
         for item in set(items.tolist()):
-            want[item] += REPEAT_UNIT * (0.3 - 0.2 * (item == items[-1]))
+            want[item] += slow_bias(model.repeats, items.tolist(), item)
         got = model.score(np.array([user]), history)[0].numpy()
         np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-4)
 
@@ -128,7 +141,7 @@ def test_training_scores_are_those_of_scoring(toy_data):
     """The loss is the cross-entropy of `score_batch` of every prefix: interests, readout and repeat bias agree."""
     model = build(toy_data, contrastive_weight=0.0)
     with torch.no_grad():
-        model.repeat_bias.copy_(torch.tensor([0.3, -0.2]))
+        set_repeats(model)
         model.recency.copy_(torch.tensor(RECENCY))
     whole = pad(toy_data.train, np.arange(6), toy_data.max_length)
     batch = SequenceBatch(whole.users, whole.items[:, :-1], whole.lengths - 1, whole.items[:, 1:])

@@ -1,0 +1,91 @@
+"""Group `comparisons`: the baselines that the papers compare with, trained where somebody asks for them.
+
+The job `full_lineage` leaves them out; the job `compare` trains them, and the leaderboard has a row for each that is
+there. All learn from the same split in the same loop as our models.
+"""
+
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from assets.common import data_fingerprint, sequence_data
+from assets.models import TRAINED, train_into_staging
+from recsys_dagster.baselines import config as settings
+from resources.gpu import GpuResource
+from resources.storage import AssetStore
+
+GROUP = "comparisons"
+
+
+class BPRModelConfig(settings.BPRConfig, dg.Config):
+    """Settings of BPR."""
+
+
+class LightGCNModelConfig(settings.LightGCNConfig, dg.Config):
+    """Settings of LightGCN."""
+
+
+class GRU4RecModelConfig(settings.GRU4RecConfig, dg.Config):
+    """Settings of GRU4Rec."""
+
+
+class CaserModelConfig(settings.CaserConfig, dg.Config):
+    """Settings of Caser."""
+
+
+class BERT4RecModelConfig(settings.BERT4RecConfig, dg.Config):
+    """Settings of BERT4Rec."""
+
+
+def _comparison(name: str, config_class: type[settings.TrainingConfig], description: str) -> dg.AssetsDefinition:
+    """One asset `<name>_model` around `recsys_dagster.baselines.<name>.train_<name>`."""
+
+    @dg.asset(**TRAINED, name=f"{name}_model", group_name=GROUP, code_version="1", description=description)
+    def trained_model(
+        context: dg.AssetExecutionContext,
+        config: config_class,  # type: ignore[valid-type]
+        store: AssetStore,
+        gpu: GpuResource,
+        interactions: pd.DataFrame,
+        users: pd.DataFrame,
+        items: pd.DataFrame,
+    ) -> dg.MaterializeResult[Any]:
+        from importlib import import_module
+
+        train = getattr(import_module(f"recsys_dagster.baselines.{name}"), f"train_{name}")
+        data = sequence_data(context.partition_key, interactions, users, items)
+        return train_into_staging(
+            context, store, gpu, config, data_fingerprint(interactions),
+            lambda runtime, output, checkpoint: train(data, config, runtime, output, checkpoint),
+        )  # fmt: skip
+
+    return trained_model
+
+
+bpr_model = _comparison(
+    "bpr",
+    BPRModelConfig,
+    "BPR (Rendle et al., 2009): user and item vectors, `-log sigmoid(s_ui - s_uj)` over seen i and unseen j.",
+)
+lightgcn_model = _comparison(
+    "lightgcn",
+    LightGCNModelConfig,
+    "LightGCN (He et al., 2020): vectors averaged over the layers of `E <- D^-1/2 A D^-1/2 E` on the user-item graph "
+    "of the train split, BPR loss.",
+)
+gru4rec_model = _comparison(
+    "gru4rec",
+    GRU4RecModelConfig,
+    "GRU4Rec (Hidasi et al., 2016): a gated recurrent network over the history, full cross-entropy at every position.",
+)
+caser_model = _comparison(
+    "caser",
+    CaserModelConfig,
+    "Caser (Tang and Wang, 2018): horizontal and vertical convolutions over the last items, joined with a user vector.",
+)
+bert4rec_model = _comparison(
+    "bert4rec",
+    BERT4RecModelConfig,
+    "BERT4Rec (Sun et al., 2019): bidirectional self-attention that fills in masked items (cloze).",
+)

@@ -1,0 +1,48 @@
+"""Item vectors made of the features that items share."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from recsys_dagster.data.features import ItemFeatures
+
+
+class FeatureVectors(nn.Module):
+    """The mean of the learned vectors of an item's features; 0 for an item without any.
+
+    Which item has which feature is part of the state, so a stored model needs no other table.
+
+    Args:
+        n_items: size of the catalogue.
+        n_features: number of different features.
+        entries: number of (item, feature) pairs.
+        d: size of a vector.
+    """
+
+    def __init__(self, n_items: int, n_features: int, entries: int, d: int) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.empty(n_features, d))
+        nn.init.normal_(self.vectors, std=0.02)
+        self.register_buffer("features", torch.zeros(entries, dtype=torch.int64))
+        self.register_buffer("starts", torch.zeros(n_items, dtype=torch.int64))
+        self.features: torch.Tensor
+        self.starts: torch.Tensor
+
+    @staticmethod
+    def shape(features: ItemFeatures | None) -> dict[str, int]:
+        """What a model's constructor needs to make room for these features; nothing for none."""
+        return (
+            {} if features is None else {"n_features": features.n_features, "feature_entries": len(features.features)}
+        )
+
+    def fill(self, features: ItemFeatures) -> None:
+        """Take in which item has which feature."""
+        self.features.copy_(torch.from_numpy(features.features))
+        self.starts.copy_(torch.from_numpy(features.indptr[:-1]))
+
+    def forward(self) -> torch.Tensor:
+        """float [N, d]."""
+        means: torch.Tensor = functional.embedding_bag(self.features, self.vectors, self.starts, mode="mean")
+        return means
