@@ -4,12 +4,13 @@ The job `full_lineage` leaves them out; the job `compare` trains them, and the l
 there. All learn from the same split in the same loop as our models.
 """
 
+from importlib import import_module
 from typing import Any
 
 import dagster as dg
 import pandas as pd
 
-from assets.common import data_fingerprint, sequence_data
+from assets.common import sequence_data
 from assets.models import TRAINED, train_into_staging
 from recsys_dagster.baselines import config as settings
 from resources.gpu import GpuResource
@@ -38,7 +39,7 @@ class BERT4RecModelConfig(settings.BERT4RecConfig, dg.Config):
     """Settings of BERT4Rec."""
 
 
-def _comparison(name: str, config_class: type[settings.TrainingConfig], description: str) -> dg.AssetsDefinition:
+def _comparison(name: str, config_class: type[dg.Config], description: str) -> dg.AssetsDefinition:
     """One asset `<name>_model` around `recsys_dagster.baselines.<name>.train_<name>`."""
 
     @dg.asset(**TRAINED, name=f"{name}_model", group_name=GROUP, code_version="1", description=description)
@@ -51,12 +52,10 @@ def _comparison(name: str, config_class: type[settings.TrainingConfig], descript
         users: pd.DataFrame,
         items: pd.DataFrame,
     ) -> dg.MaterializeResult[Any]:
-        from importlib import import_module
-
         train = getattr(import_module(f"recsys_dagster.baselines.{name}"), f"train_{name}")
         data = sequence_data(context.partition_key, interactions, users, items)
         return train_into_staging(
-            context, store, gpu, config, data_fingerprint(interactions),
+            context, store, gpu, config, interactions, (),
             lambda runtime, output, checkpoint: train(data, config, runtime, output, checkpoint),
         )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Group `evaluation`: what the models are worth, side by side, and what they recommend."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,21 +9,25 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field, field_validator
 
-from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized, picture, sequence_data
+from assets.common import COMMON, MULTI, OWNERS, Stopwatch, data_fingerprint, materialized, picture, sequence_data
 from assets.models import RUNTIME_FILE
 from assets.tables import conform, definition_metadata
 from recsys_dagster.data.registry import get_dataset
-from recsys_dagster.models import MODEL_NAMES
+from recsys_dagster.errors import RecsysError
+from recsys_dagster.models import CORE_MODELS, MODEL_NAMES
 from resources.gpu import GpuResource
 from resources.storage import AssetStore
 
 KINDS = {"pandas", "parquet"}
+COMPARED = [name for name in MODEL_NAMES if name not in CORE_MODELS]
+COMPARISONS = [dg.AssetDep(f"{name}_model") for name in COMPARED]
+"""Not loaded with the inputs: most datasets do without them."""
 
 
 class RecommendationsConfig(dg.Config):
     """Whose recommendations are stored."""
 
-    models: list[str] = Field(["larmi", "g2rec"], min_length=1, description="Some of popularity, sasrec, larmi, g2rec")
+    models: list[str] = Field(["larmi", "g2rec"], min_length=1, description=f"Some of {', '.join(MODEL_NAMES)}")
     n: int = Field(20, ge=1, description="Items per user and model")
 
     @field_validator("models")
@@ -41,12 +46,30 @@ class MetricsConfig(dg.Config):
     batch_size: int = Field(256, ge=1, description="Users scored at once")
 
 
-def model_seed(directory: Path) -> int:
-    """The seed that a stored model was trained with; 0 for models that draw nothing."""
-    import json
-
+def trained_on(directory: Path) -> dict[str, Any]:
+    """What is recorded of a stored model's training: device, seed, interactions. Popularity has no record."""
     runtime = directory / RUNTIME_FILE
-    return int(json.loads(runtime.read_text(encoding="utf-8"))["seed"]) if runtime.exists() else 0
+    facts: dict[str, Any] = json.loads(runtime.read_text(encoding="utf-8")) if runtime.exists() else {}
+    return facts
+
+
+def comparison_models(
+    store: AssetStore, partition: str, interactions: pd.DataFrame
+) -> tuple[dict[str, Path], list[str]]:
+    """The stored models of the group `comparisons`, and the names of those that were trained on other interactions.
+
+    They are there where somebody asked for them; one of another log cannot be compared, and is left out.
+    """
+    now, found, stale = data_fingerprint(interactions), {}, []
+    for name in COMPARED:
+        directory = store.previous_directory(f"{name}_model", partition)
+        if directory is None:
+            continue
+        if trained_on(directory).get("interactions") == now:
+            found[name] = directory
+        else:
+            stale.append(name)
+    return found, stale
 
 
 def _output(table: str, description: str) -> dg.AssetOut:
@@ -63,6 +86,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
 @dg.multi_asset(
     **MULTI,
     pool="gpu",
+    deps=COMPARISONS,
     outs={
         "metrics": _output(
             "metrics",
@@ -77,6 +101,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
 def evaluated_models(
     context: dg.AssetExecutionContext,
     config: MetricsConfig,
+    store: AssetStore,
     gpu: GpuResource,
     interactions: pd.DataFrame,
     users: pd.DataFrame,
@@ -96,12 +121,16 @@ def evaluated_models(
     dataset = context.partition_key
     protocol, device = get_dataset(dataset).protocol, gpu.runtime()["device"]
     data = sequence_data(dataset, interactions, users, items)
-    directories = dict(zip(MODEL_NAMES, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
+    core = dict(zip(CORE_MODELS, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
+    compared, stale = comparison_models(store, dataset, interactions)
+    for name in stale:
+        context.log.warning(f"{name}_model was trained on other interactions and is left out: run the job compare.")
+    directories = core | compared
     tables, per_user = [], []
     for name, directory in directories.items():
         result = evaluate_per_user(
             load_model(directory, device), data, negatives, dataset=dataset, model=name, protocol=protocol,
-            seed=model_seed(directory), ks=config.ks, batch_size=config.batch_size,
+            seed=int(trained_on(directory).get("seed", 0)), ks=config.ks, batch_size=config.batch_size,
         )  # fmt: skip
         tables.append(result.metrics)
         per_user.append(result.per_user)
@@ -114,6 +143,7 @@ def evaluated_models(
     metadata = {
         **gpu.usage(device),
         "models": len(directories),
+        "left_out": ", ".join(stale) or None,
         **figures,
         "comparison": picture(
             metric_bars, bars.loc[[name for name in MODEL_NAMES if name in bars.index]], "Whole catalogue"
@@ -143,10 +173,12 @@ def leaderboard(metrics: pd.DataFrame, user_metrics: pd.DataFrame) -> dg.Materia
     code_version="1",
     pool="gpu",
     metadata=definition_metadata("recommendations"),
+    deps=COMPARISONS,
 )
 def recommendations(
     context: dg.AssetExecutionContext,
     config: RecommendationsConfig,
+    store: AssetStore,
     gpu: GpuResource,
     interactions: pd.DataFrame,
     users: pd.DataFrame,
@@ -165,7 +197,14 @@ def recommendations(
 
     watch = Stopwatch()
     data, device = sequence_data(context.partition_key, interactions, users, items), gpu.runtime()["device"]
-    directories = dict(zip(MODEL_NAMES, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
+    directories = dict(zip(CORE_MODELS, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
+    if not set(config.models) <= set(directories):
+        directories |= comparison_models(store, context.partition_key, interactions)[0]
+    if absent := [name for name in config.models if name not in directories]:
+        raise RecsysError(
+            f"models: {', '.join(absent)} of {context.partition_key} are absent, or trained on other interactions.",
+            mend=f"run the job compare for {context.partition_key} first, or leave them out of models.",
+        )
     tables = [best_of(load_model(directories[name], device), data, model=name, n=config.n) for name in config.models]
     table = conform(pd.concat(tables, ignore_index=True), "recommendations")
     coverage = {

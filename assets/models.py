@@ -1,5 +1,6 @@
 """Groups `baselines`, `larmi` and `g2rec`: the four trained models, each a directory without pickles."""
 
+import json
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,7 @@ from resources.gpu import GpuResource
 from resources.storage import AssetStore
 
 RUNTIME_FILE = "runtime.json"
-"""File in a model's directory that says on what and with which seed it was trained."""
+"""File in a model's directory that says on what, with which seed and on which interactions it was trained."""
 
 TRAINED: dict[str, Any] = {
     **COMMON,
@@ -48,12 +49,13 @@ class G2RecModelConfig(G2RecConfig, dg.Config):
     """Settings of G2Rec."""
 
 
-def _train(
+def train_into_staging(
     context: dg.AssetExecutionContext,
     store: AssetStore,
     gpu: GpuResource,
     config: BaseModel,
-    inputs: str,
+    interactions: pd.DataFrame,
+    inputs: tuple[pd.DataFrame, ...],
     train: Callable[..., dict[str, Any]],
 ) -> dg.MaterializeResult[Any]:
     """Call a training function into a staging folder, with a checkpoint that belongs to this very input and config."""
@@ -63,13 +65,15 @@ def _train(
     asset, partition = context.asset_key.to_user_string(), context.partition_key
     runtime = runtime_of(gpu)
     output = store.staging(asset, partition)
-    checkpoint = store.checkpoint(asset, partition, fingerprint(config, runtime, inputs))
+    data = data_fingerprint(interactions)
+    checkpoint = store.checkpoint(asset, partition, fingerprint(config, runtime, data, data_fingerprint(*inputs)))
     try:
         facts = dict(train(runtime, output, checkpoint))
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise
-    (output / RUNTIME_FILE).write_text(runtime.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    about = {**runtime.model_dump(), "interactions": data}
+    (output / RUNTIME_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     facts["training_seconds"] = facts.pop("seconds", None)
     metadata = {
         **gpu.usage(runtime.device),
@@ -96,7 +100,7 @@ def popularity_model(
     return materialized(output, facts, watch)
 
 
-@dg.asset(**TRAINED, group_name="baselines", code_version="1")
+@dg.asset(**TRAINED, group_name="baselines", code_version="2")
 def sasrec_model(
     context: dg.AssetExecutionContext,
     config: SASRecModelConfig,
@@ -108,15 +112,17 @@ def sasrec_model(
 ) -> dg.MaterializeResult[Any]:
     """SASRec (Kang and McAuley, 2018): causal self-attention over the history, full cross-entropy at every position."""
     from recsys_dagster.baselines.sasrec import train_sasrec
+    from recsys_dagster.data.features import item_features
 
     data = sequence_data(context.partition_key, interactions, users, items)
-    return _train(
-        context, store, gpu, config, data_fingerprint(interactions),
-        lambda runtime, output, checkpoint: train_sasrec(data, config, runtime, output, checkpoint),
+    features = item_features(items) if config.features else None
+    return train_into_staging(
+        context, store, gpu, config, interactions, (items,) if config.features else (),
+        lambda runtime, output, checkpoint: train_sasrec(data, config, runtime, output, checkpoint, features),
     )  # fmt: skip
 
 
-@dg.asset(**TRAINED, group_name="larmi", code_version="1")
+@dg.asset(**TRAINED, group_name="larmi", code_version="2")
 def larmi_model(
     context: dg.AssetExecutionContext,
     config: LARMIModelConfig,
@@ -136,15 +142,15 @@ def larmi_model(
     from recsys_dagster.larmi.model import train_larmi
 
     data = sequence_data(context.partition_key, interactions, users, items)
-    return _train(
-        context, store, gpu, config, data_fingerprint(interactions, user_clusters, representative_clusters),
+    return train_into_staging(
+        context, store, gpu, config, interactions, (user_clusters, representative_clusters),
         lambda runtime, output, checkpoint: train_larmi(
             data, user_clusters, representative_clusters, config, runtime, output, checkpoint
         ),
     )  # fmt: skip
 
 
-@dg.asset(**TRAINED, group_name="g2rec", code_version="1")
+@dg.asset(**TRAINED, group_name="g2rec", code_version="2")
 def g2rec_model(
     context: dg.AssetExecutionContext,
     config: G2RecModelConfig,
@@ -153,6 +159,7 @@ def g2rec_model(
     interactions: pd.DataFrame,
     users: pd.DataFrame,
     items: pd.DataFrame,
+    coengagement_graph: pd.DataFrame,
     soft_memberships: pd.DataFrame,
     interest_tokens: dict[str, np.ndarray],
     item_embeddings: dict[str, np.ndarray],
@@ -162,15 +169,19 @@ def g2rec_model(
     `L = L_item + lambda * L_profile`: the item loss at the token positions, the profile loss at the item positions.
     Prototypes are shared parameters that every item borrows strength from.
     """
+    from recsys_dagster.data.features import item_features
     from recsys_dagster.g2rec.model import train_g2rec
 
+    features = item_features(items) if config.features else None
     data, embeddings = (
         sequence_data(context.partition_key, interactions, users, items),
         item_embeddings["item_embeddings"],
     )
-    return _train(
-        context, store, gpu, config, data_fingerprint(interactions, soft_memberships, pd.DataFrame(embeddings)),
+    return train_into_staging(
+        context, store, gpu, config, interactions,
+        (coengagement_graph, soft_memberships, pd.DataFrame(embeddings), *((items,) if config.features else ())),
         lambda runtime, output, checkpoint: train_g2rec(
-            data, soft_memberships, interest_tokens, embeddings, config, runtime, output, checkpoint
+            data, coengagement_graph, soft_memberships, interest_tokens, embeddings, config, runtime, output,
+            checkpoint, features,
         ),
     )  # fmt: skip

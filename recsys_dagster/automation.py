@@ -23,11 +23,28 @@ TRAIN = (
 NEEDED_AT_NIGHT = ("interactions", "item_embeddings")
 """What a dataset must have before the nightly job can run on it: its data, and the embeddings of its last training."""
 
+COMPARISONS = dg.AssetSelection.groups("comparisons")
+EVALUATED = ("metrics", "user_metrics", "leaderboard", "interest_report")
+
 full_lineage = dg.define_asset_job(
     "full_lineage",
+    selection=dg.AssetSelection.all() - COMPARISONS,
+    partitions_def=datasets,
+    description="Everything for one dataset: raw log to trained models, metrics, leaderboard and recommendations. The "
+    "group `comparisons` is left to the job `compare`.",
+)
+compare = dg.define_asset_job(
+    "compare",
+    selection=COMPARISONS | dg.AssetSelection.assets(*EVALUATED),
+    partitions_def=datasets,
+    description="The baselines of the papers for one dataset that has been through `full_lineage`, then metrics, "
+    "leaderboard and report with a row for each.",
+)
+everything = dg.define_asset_job(
+    "everything",
     selection=dg.AssetSelection.all(),
     partitions_def=datasets,
-    description="Everything for one dataset: raw log to trained models, metrics, leaderboard and recommendations.",
+    description="`full_lineage` and `compare` in one. The command line takes single assets from it (`--select`).",
 )
 recluster = dg.define_asset_job(
     "recluster",
@@ -69,5 +86,5 @@ def nightly_recluster(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunR
             )
 
 
-JOBS = (full_lineage, recluster, train)
+JOBS = (full_lineage, recluster, train, compare, everything)
 SCHEDULES = (nightly_recluster,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,26 @@ if TYPE_CHECKING:
     from recsys_dagster.training.loop import SequentialModel
     from recsys_dagster.training.ranking import Scorer
 
-MODEL_NAMES = ("popularity", "sasrec", "larmi", "g2rec")
+MODELS = {
+    "bpr": ("baselines.bpr", "BPRConfig", "BPR"),
+    "lightgcn": ("baselines.lightgcn", "LightGCNConfig", "LightGCN"),
+    "gru4rec": ("baselines.gru4rec", "GRU4RecConfig", "GRU4Rec"),
+    "caser": ("baselines.caser", "CaserConfig", "Caser"),
+    "bert4rec": ("baselines.bert4rec", "BERT4RecConfig", "BERT4Rec"),
+    "sasrec": ("baselines.sasrec", "SASRecConfig", "SASRec"),
+    "larmi": ("larmi.model", "LARMIConfig", "LARMI"),
+    "g2rec": ("g2rec.model", "G2RecConfig", "G2Rec"),
+}
+"""Module of each model that the loop trains, the class of its settings (in `config` beside it) and its own class.
+
+They are names, not imports: each family brings heavy imports of its own, for which only who loads a model pays.
+"""
+
+MODEL_NAMES = ("popularity", *MODELS)
 """Keys of the models; the asset of each is called ``<key>_model``."""
+
+CORE_MODELS = ("popularity", "sasrec", "larmi", "g2rec")
+"""The two recommenders and what each of them has to beat."""
 
 
 def load_model(directory: Path, device: str = "cpu") -> Scorer:
@@ -21,35 +40,24 @@ def load_model(directory: Path, device: str = "cpu") -> Scorer:
     Raises:
         RecsysError: the directory names a model that this version does not know, or holds other tensors than it needs.
     """
-    # each family brings its own heavy imports: only who loads a model pays for them
     from recsys_dagster.training.artifact import read_config, read_state
 
     contents, state = read_config(directory), read_state(directory, device)
-    name, settings, shape = contents["model"], contents["config"], contents["shape"]
+    name = contents["model"]
     if name == "popularity":
         from recsys_dagster.baselines.pop import Popularity
 
         return Popularity(state["counts"])
-    if name == "sasrec":
-        from recsys_dagster.baselines.config import SASRecConfig
-        from recsys_dagster.baselines.sasrec import SASRec
-
-        model: SequentialModel = SASRec(SASRecConfig(**settings), **shape)
-    elif name == "larmi":
-        from recsys_dagster.larmi.config import LARMIConfig
-        from recsys_dagster.larmi.model import LARMI
-
-        model = LARMI(LARMIConfig(**settings), **shape)
-    elif name == "g2rec":
-        from recsys_dagster.g2rec.config import G2RecConfig
-        from recsys_dagster.g2rec.model import G2Rec
-
-        model = G2Rec(G2RecConfig(**settings), **shape)
-    else:
+    if name not in MODELS:
         raise RecsysError(
             f"{directory / 'config.json'}: model is {name!r}, expected one of {', '.join(MODEL_NAMES)}.",
             mend="materialize the model again with this version.",
         )
+    module, config_class, model_class = MODELS[name]
+    family = module.split(".")[0]
+    config = getattr(import_module(f"recsys_dagster.{family}.config"), config_class)(**contents["config"])
+    build = getattr(import_module(f"recsys_dagster.{module}"), model_class)
+    model: SequentialModel = build(config, **contents["shape"])
     try:
         model.load_learned_state(state)
     except (KeyError, RuntimeError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 from rich.console import Console
 
-from recsys_dagster.automation import full_lineage
+from recsys_dagster.automation import everything, full_lineage
 from recsys_dagster.definitions import defs
 from recsys_dagster.errors import RecsysError
 from resources.instance import PROCESS_TAG, process_mark
@@ -32,6 +32,16 @@ _PREFIX = re.compile(r"^[\w.]*\b\w*(?:Error|Exception|Failure): ")
 def lineage_job() -> dg.JobDefinition:
     """The real job, found again by name so that Dagster can rebuild it."""
     return defs.resolve_job_def(full_lineage.name)
+
+
+def every_asset() -> dg.JobDefinition:
+    """The job that any selection of assets can be taken from."""
+    return defs.resolve_job_def(everything.name)
+
+
+def in_lineage(selection: Sequence[dg.AssetKey] | None) -> bool:
+    """Whether `full_lineage` holds all that is selected (None: the whole of it)."""
+    return selection is None or set(selection) <= set(lineage_job().asset_layer.selected_asset_keys)
 
 
 def select_assets(names: Sequence[str]) -> list[dg.AssetKey] | None:
@@ -107,7 +117,7 @@ def execute(
     try:
         with reporter:
             result = dg.execute_job(
-                dg.reconstructable(lineage_job),
+                dg.reconstructable(lineage_job if in_lineage(selection) else every_asset),
                 instance=instance,
                 run_config={**quiet, **relevant(config or {}, selection)},
                 tags=tags,

@@ -18,12 +18,13 @@ from recsys_dagster.baselines.config import SASRecConfig
 from recsys_dagster.data.features import ItemFeatures
 from recsys_dagster.layers.features import FeatureVectors
 from recsys_dagster.layers.next_item import NextItem
-from recsys_dagster.layers.transformer import CausalBlock
-from recsys_dagster.training.artifact import read_config, read_state, save_model
+from recsys_dagster.layers.transformer import TransformerBlock
+from recsys_dagster.training.artifact import read_config, read_state
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
-from recsys_dagster.training.loop import SequentialModel, fit
+from recsys_dagster.training.loop import SequentialModel
 from recsys_dagster.training.runtime import Runtime
+from recsys_dagster.training.train import train_and_save
 
 
 class SASRec(SequentialModel):
@@ -45,7 +46,7 @@ class SASRec(SequentialModel):
         self.features = FeatureVectors(n_items, n_features, feature_entries, d) if n_features else None
         self.next_item = NextItem(config)
         self.items, self.positions = nn.Embedding(n_items, d), nn.Embedding(max_length, d)
-        self.blocks = nn.ModuleList(CausalBlock(d, config.heads, config.dropout) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(TransformerBlock(d, config.heads, config.dropout) for _ in range(config.layers))
         # without the first one the small vectors of untrained items drown in what the blocks add to them
         self.token_norm, self.norm = nn.LayerNorm(d), nn.LayerNorm(d)
         self.dropout = nn.Dropout(config.dropout)
@@ -87,21 +88,15 @@ def train_sasrec(
     features: ItemFeatures | None = None,
 ) -> dict[str, float | int | str]:
     """Train SASRec, write its model directory to `output` and return figures for people."""
-    torch.manual_seed(runtime.seed)
     shape = {"n_items": data.n_items, "max_length": data.max_length, **FeatureVectors.shape(features)}
-    model = SASRec(config, **shape)
-    if model.features is not None and features is not None:
-        model.features.fill(features)
-    trained = fit(model, data, config, runtime, label="sasrec", checkpoint=checkpoint)
-    save_model(
-        output,
-        name="sasrec",
-        config=config.model_dump(),
-        shape=shape,
-        state=model.learned_state(),
-        history=trained.history,
-    )
-    return trained.facts
+
+    def build(config: SASRecConfig, **sizes: int) -> SASRec:
+        model = SASRec(config, **sizes)
+        if model.features is not None and features is not None:
+            model.features.fill(features)
+        return model
+
+    return train_and_save("sasrec", build, shape, data, config, runtime, output, checkpoint)
 
 
 def item_embeddings(directory: Path) -> NDArray[np.float32]:

@@ -20,6 +20,9 @@ class G2RecConfig(NextItemConfig):
     repeats: bool = Field(
         True, description="Learn how much more or less likely people are to come back to an item of their history"
     )
+    neighbours: int = Field(
+        200, ge=1, description="Most neighbours of an item in the graph that are kept for the ranking"
+    )
     profile_weight: float = Field(0.1, ge=0, description="Lambda: weight of the profile loss (Eq. 13)")
     backbone: str = Field(
         "llama",

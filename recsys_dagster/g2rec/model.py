@@ -14,26 +14,23 @@ from torch.nn import functional
 from recsys_dagster.data.features import ItemFeatures
 from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
+from recsys_dagster.g2rec.decoding import GraphEvidence, choose_decoding, neighbour_matrix, profile_fit
 from recsys_dagster.layers.features import FeatureVectors
 from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.repeats import RepeatBias
 from recsys_dagster.training.artifact import save_model
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
-from recsys_dagster.training.loop import SequentialModel, fit, validation_recall
+from recsys_dagster.training.loop import SequentialModel, fit
 from recsys_dagster.training.runtime import Runtime
-
-DECODING_GRID = (0.1, 0.2, 0.4)
-"""Weights of the predicted profile that are tried on the validation split."""
-LEAST_FIT = 1e-9
 
 
 class G2Rec(SequentialModel):
     """Item tokens x, profile tokens y = P V, and a decoder F over their sequence.
 
     V is learned: it starts as Eq. 6 gives it, and the items of a prototype share it in the tokens, in the output layer
-    (an item scores by x_i + y_i) and in the profile loss. Items of the history get a learned bias (`RepeatBias`), and
-    the profile that is predicted re-weights all items (`profile_decoding`).
+    (an item scores by x_i + y_i) and in the profile loss. Items of the history get a learned bias (`RepeatBias`); when
+    items are ranked, the predicted profile and the graph have a say (`decoding`).
 
     Args:
         config: settings.
@@ -42,6 +39,7 @@ class G2Rec(SequentialModel):
         prototypes: C, over all levels.
         levels: number of resolutions.
         width: most prototypes of one item, over all levels.
+        edges: (item, neighbour) pairs of the graph that decoding looks at.
         n_features: number of item features, 0 for none.
         feature_entries: number of (item, feature) pairs.
     """
@@ -55,6 +53,7 @@ class G2Rec(SequentialModel):
         prototypes: int,
         levels: int,
         width: int,
+        edges: int,
         n_features: int = 0,
         feature_entries: int = 0,
     ) -> None:
@@ -75,11 +74,14 @@ class G2Rec(SequentialModel):
         self.register_buffer("profile_columns", torch.zeros(n_items, width, dtype=torch.int64))
         self.register_buffer("profile_weights", torch.zeros(n_items, width))
         self.register_buffer("level_ends", torch.zeros(levels, dtype=torch.int64))
+        self.evidence = GraphEvidence(n_items, edges)
         self.register_buffer("profile_decoding", torch.zeros(()))
+        self.register_buffer("graph_decoding", torch.zeros(()))
         self.profile_columns: torch.Tensor
         self.profile_weights: torch.Tensor
         self.level_ends: torch.Tensor
         self.profile_decoding: torch.Tensor
+        self.graph_decoding: torch.Tensor
 
     def profiles(self) -> torch.Tensor:
         """Y float [N, d], Eq. 7, the mean over levels."""
@@ -127,10 +129,10 @@ class G2Rec(SequentialModel):
         return total, {"item_loss": item_loss.item(), "profile_loss": profile_loss.item()}
 
     def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
-        """log F(next item | history), up to a constant: similarity of the last state to x_i + y_i, and two more terms.
+        """log F(next item | history), up to a constant: similarity of the last state to x_i + y_i, and more.
 
-        One is the bias of repeats. The other re-weights items by the predicted profile p, a softmax over each level's
-        prototypes: ``beta log(mean over levels of (P p)_i)``, where beta is chosen on the validation split.
+        These are the bias of repeats, and weighed as the validation split tells (`choose_decoding`) the fit of items to
+        the predicted profile (`profile_fit`) and what they share with the history in the graph (`GraphEvidence`).
         """
         x, y = self.item_vectors(), self.profiles()
         after, _ = self.states(batch.items, x, y)
@@ -140,16 +142,12 @@ class G2Rec(SequentialModel):
         if self.repeats is not None:
             scores = self.repeats.add_to(scores, batch)
         if self.profile_decoding > 0:
-            scores = scores + self.profile_decoding * self.profile_fit(state)
+            logs = self._profile_logs(state)
+            fit = profile_fit(logs, self.profile_columns, self.profile_weights, len(self.level_ends))
+            scores = scores + self.profile_decoding * fit
+        if self.graph_decoding > 0:
+            scores = scores + self.graph_decoding * self.evidence(batch)
         return scores.masked_fill_((batch.lengths == 0)[:, None], 0.0)
-
-    def profile_fit(self, states: torch.Tensor) -> torch.Tensor:
-        """``log(mean over levels of sum_c P_ic p_c)``, float [batch, N]; p is predicted from states [batch, d]."""
-        predicted = self._profile_logs(states).exp()
-        fit = functional.embedding_bag(
-            self.profile_columns, predicted.T.contiguous(), per_sample_weights=self.profile_weights, mode="sum"
-        )
-        return (fit.T / len(self.level_ends)).clamp(min=LEAST_FIT).log()
 
     def _profile_loss(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of the soft labels p_i (Eq. 11), a softmax over each level's prototypes; mean over levels."""
@@ -162,20 +160,6 @@ class G2Rec(SequentialModel):
         ends = self.level_ends.tolist()
         levels = [logits[:, start:end].log_softmax(1) for start, end in zip([0, *ends], ends, strict=False)]
         return torch.cat(levels, dim=1)
-
-
-def choose_decoding(model: G2Rec, data: SequenceData, recall: float) -> float:
-    """Set `profile_decoding` to the beta that finds most validation targets; returns it (ties: the smallest).
-
-    `recall` is what the model finds without.
-    """
-    found = {0.0: recall}
-    for beta in DECODING_GRID:
-        model.profile_decoding.fill_(beta)
-        found[beta] = validation_recall(model, data)
-    best = max(found, key=lambda beta: found[beta])
-    model.profile_decoding.fill_(best)
-    return best
 
 
 def profile_arrays(
@@ -205,6 +189,7 @@ def profile_arrays(
 
 def train_g2rec(
     data: SequenceData,
+    graph: pd.DataFrame,
     memberships: pd.DataFrame,
     tokens: dict[str, NDArray[np.generic]],
     item_embeddings: NDArray[np.float32],
@@ -218,6 +203,7 @@ def train_g2rec(
 
     Args:
         data: the splits.
+        graph: the table `coengagement_graph`.
         memberships: P, the table `soft_memberships`.
         tokens: `prototype_ids` [C] and `prototype_embeddings` [C, d] (Eq. 6), the start of V.
         item_embeddings: X float32 [N, d], the start of the item tokens. Where d differs from `dimension`, items and
@@ -230,18 +216,21 @@ def train_g2rec(
     """
     torch.manual_seed(runtime.seed)
     columns, weights, ends, ids = profile_arrays(memberships, data.n_items)
+    neighbours = neighbour_matrix(graph, data.train.popularity(), config.neighbours)
     shape = {
         "n_items": data.n_items,
         "max_length": data.max_length,
         "prototypes": len(ids),
         "levels": len(ends),
         "width": columns.shape[1],
+        "edges": neighbours.nnz,
         **FeatureVectors.shape(features),
     }
     model = G2Rec(config, **shape)
     model.profile_columns.copy_(torch.from_numpy(columns))
     model.profile_weights.copy_(torch.from_numpy(weights))
     model.level_ends.copy_(torch.from_numpy(ends))
+    model.evidence.fill(neighbours)
     if model.features is not None and features is not None:
         model.features.fill(features)
     if item_embeddings.shape[1] == config.dimension:
@@ -251,7 +240,7 @@ def train_g2rec(
             model.items.weight.copy_(torch.from_numpy(item_embeddings))
             model.prototypes.copy_(torch.from_numpy(np.ascontiguousarray(start, dtype=np.float32)))
     trained = fit(model, data, config, runtime, label="g2rec", checkpoint=checkpoint)
-    decoding = choose_decoding(model, data, float(trained.facts["validation_recall"]))
+    decoding = choose_decoding(model, data)
     save_model(
         output,
         name="g2rec",
@@ -260,4 +249,4 @@ def train_g2rec(
         state=model.learned_state(),
         history=trained.history,
     )
-    return trained.facts | {"prototypes": len(ids), "profile_decoding": decoding}
+    return trained.facts | {"prototypes": len(ids), **decoding}

@@ -1,4 +1,4 @@
-"""Causal self-attention blocks."""
+"""Self-attention blocks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from torch import nn
 from torch.nn import functional
 
 
-class CausalBlock(nn.Module):
-    """Pre-norm causal self-attention and a two-layer feed-forward network, each with dropout and a residual.
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention and a two-layer feed-forward network, each with dropout and a residual.
 
-    Sequences are padded on the right, so the causal mask alone keeps real positions from seeing padding.
+    Attention is causal unless `forward` is told which positions are real. Sequences are padded on the right, so the
+    causal mask alone keeps real positions from seeing padding.
     """
 
     def __init__(self, d: int, heads: int, dropout: float) -> None:
@@ -22,13 +23,24 @@ class CausalBlock(nn.Module):
             nn.Linear(d, 4 * d), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * d, d), nn.Dropout(dropout)
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map float [batch, length, d] to the same shape."""
+    def forward(self, x: torch.Tensor, real: torch.Tensor | None = None) -> torch.Tensor:
+        """Map float [batch, length, d] to the same shape.
+
+        Args:
+            x: states.
+            real: bool [batch, length], at least one True a row: every position sees all these, before and after it.
+                Without it every position sees itself and those before it.
+        """
         batch, length, d = x.shape
         qkv = self.project_in(self.attention_norm(x)).view(batch, length, 3, self.heads, d // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [batch, heads, length, d / heads]
         attended = functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0
+            q,
+            k,
+            v,
+            attn_mask=None if real is None else real[:, None, None, :],
+            is_causal=real is None,
+            dropout_p=self.dropout if self.training else 0.0,
         )
         x = x + functional.dropout(
             self.project_out(attended.transpose(1, 2).reshape(batch, length, d)), self.dropout, self.training

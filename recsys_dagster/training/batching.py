@@ -1,9 +1,10 @@
-"""Batches of sequences of about the same length: no padding to the longest user of the dataset."""
+"""Batches of sequences of about the same length, without padding to the longest user; batches of (user, item) pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -56,6 +57,43 @@ def pad(histories: Histories, users: NDArray[np.int64], max_length: int) -> Sequ
     )
 
 
+@dataclass(frozen=True)
+class PairBatch:
+    """A batch of train interactions without their order, each beside an item that its user does not have.
+
+    Attributes:
+        users: int64 [batch].
+        items: int64 [batch]; an item that the user has in the train split.
+        negatives: int64 [batch]; one that the user does not have there.
+    """
+
+    users: torch.Tensor
+    items: torch.Tensor
+    negatives: torch.Tensor
+
+    def to(self, device: str) -> PairBatch:
+        """The same batch on another device."""
+        return PairBatch(self.users.to(device), self.items.to(device), self.negatives.to(device))
+
+
+class Batches(Protocol):
+    """What the training loop draws its steps from.
+
+    Attributes:
+        positions: examples in one epoch.
+    """
+
+    positions: int
+
+    def __len__(self) -> int:
+        """About how many batches an epoch has."""
+        ...
+
+    def epoch(self, generator: np.random.Generator) -> Iterator[SequenceBatch | PairBatch]:
+        """Yield the batches of one epoch; all that is random comes from `generator`."""
+        ...
+
+
 STEPS_AN_EPOCH = 100
 """A small dataset takes smaller batches, so that an epoch has at least about this many steps to learn in."""
 
@@ -101,3 +139,53 @@ class TrainBatches:
         whole = pad(self.histories, self.users[rows], self.max_length + 1)
         lengths = whole.lengths - 1
         return SequenceBatch(whole.users, whole.items[:, :-1], lengths, whole.items[:, 1:])
+
+
+class PairBatches:
+    """Every train interaction once an epoch, each with a fresh negative.
+
+    Negatives are uniform over the items that the user does not have in the train split. They are drawn without trial
+    and error: user u with n_u distinct items draws a number r below N - n_u and gets the r-th of the missing items.
+    Users who have the whole catalogue give no pairs.
+
+    Args:
+        histories: the train split.
+        batch_size: pairs in a batch (fewer where an epoch would have less than `STEPS_AN_EPOCH` steps).
+    """
+
+    def __init__(self, histories: Histories, batch_size: int) -> None:
+        n_items = histories.n_items
+        users, items = histories.users.astype(np.int64), histories.items.astype(np.int64)
+        pairs = np.unique(users * n_items + items)
+        owned = np.bincount(pairs // n_items, minlength=histories.n_users)
+        self.missing = n_items - owned
+        self.starts = np.cumsum(owned) - owned
+        self.stride = n_items + 1
+        # of each owned item, how many missing ones are smaller: rising within a user, so that one search finds the r-th
+        owner = pairs // n_items
+        smaller_missing = pairs % n_items - (np.arange(len(pairs)) - self.starts[owner])
+        self.keys = owner * self.stride + smaller_missing
+        able = self.missing[users] > 0
+        self.users, self.items = users[able], items[able]
+        self.positions = len(self.users)
+        self.pairs_per_batch = max(min(batch_size, self.positions // STEPS_AN_EPOCH), 1)
+
+    def __len__(self) -> int:
+        """How many batches an epoch has."""
+        return -(-self.positions // self.pairs_per_batch)
+
+    def epoch(self, generator: np.random.Generator) -> Iterator[PairBatch]:
+        """Yield the batches of one epoch, in an order and with negatives drawn from `generator`."""
+        order = generator.permutation(self.positions)
+        for start in range(0, self.positions, self.pairs_per_batch):
+            rows = order[start : start + self.pairs_per_batch]
+            users = self.users[rows]
+            negatives = self.negatives(users, generator)
+            yield PairBatch(*(torch.from_numpy(part) for part in (users, self.items[rows], negatives)))
+
+    def negatives(self, users: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+        """int64 [len(users)]: for each of `users` an item that the user does not have, uniformly."""
+        ordinal = generator.integers(self.missing[users])
+        smaller_owned = np.searchsorted(self.keys, users * self.stride + ordinal, side="right") - self.starts[users]
+        chosen: NDArray[np.int64] = ordinal + smaller_owned
+        return chosen

@@ -8,6 +8,7 @@ import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from torch import nn
 
 from recsys_dagster.data.histories import VALIDATION, Histories
 from recsys_dagster.progress import Progress
-from recsys_dagster.training.batching import SequenceBatch, TrainBatches, pad
+from recsys_dagster.training.batching import Batches, SequenceBatch, TrainBatches, pad
 from recsys_dagster.training.checkpoint import Checkpoint
 from recsys_dagster.training.config import TrainingConfig
 from recsys_dagster.training.data import SequenceData
@@ -57,9 +58,16 @@ class SequentialModel(nn.Module, abc.ABC):
         if absent or unknown:
             raise KeyError(f"tensors missing: {sorted(absent)}; unknown: {sorted(unknown)}")
 
+    def batches(self, data: SequenceData, config: TrainingConfig) -> Batches:
+        """What the model learns from: the train sequences, unless a model says otherwise."""
+        return TrainBatches(data.train, config.batch_size, self.max_length)
+
     @abc.abstractmethod
-    def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss of one train batch (a scalar) and its named parts; `step` counts from 0 over all epochs."""
+    def loss(self, batch: Any, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss of one train batch (a scalar) and its named parts; `step` counts from 0 over all epochs.
+
+        `batch` is one of those that `batches` yields: a `SequenceBatch` unless the model says otherwise.
+        """
 
     @abc.abstractmethod
     def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
@@ -111,7 +119,7 @@ def fit(
     if runtime.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
     model.to(runtime.device)
-    batches = TrainBatches(data.train, config.batch_size, data.max_length)
+    batches = model.batches(data, config)
     optimiser = torch.optim.AdamW(
         (p for p in model.parameters() if p.requires_grad),
         lr=config.learning_rate,
@@ -181,7 +189,7 @@ def _train_epoch(
     model: SequentialModel,
     step_of: object,
     optimiser: torch.optim.Optimizer,
-    batches: TrainBatches,
+    batches: Batches,
     config: TrainingConfig,
     runtime: Runtime,
     epoch: int,

@@ -1,4 +1,4 @@
-"""Cross-entropy over the whole catalogue in bounded memory."""
+"""Cross-entropy over the whole catalogue in bounded memory, and the loss of pairs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 CHUNK_ELEMENTS = 1_200_000
 """Scores of one interest held at once (5 MB): they stay in the cache between the passes over them."""
@@ -71,6 +72,36 @@ def catalogue_cross_entropy(
         pairs = (places, bias.items[by_place], bias.values[by_place])
     loss: torch.Tensor = _CatalogueCrossEntropy.apply(queries, items, targets, counts, *pairs)
     return loss
+
+
+def with_item_bias(queries: torch.Tensor, items: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One more coordinate on both sides, so that an inner product has the item's bias in it.
+
+    Args:
+        queries: float [positions, d].
+        items: float [N, d].
+        bias: float [N].
+
+    Returns:
+        float [positions, d + 1] and float [N, d + 1].
+    """
+    return torch.cat([queries, torch.ones_like(queries[:, :1])], dim=1), torch.cat([items, bias[:, None]], dim=1)
+
+
+def pairwise_loss(positive: torch.Tensor, negative: torch.Tensor, vectors: torch.Tensor, l2: float) -> torch.Tensor:
+    """BPR-Opt (Rendle et al., 2009): -log sigmoid of the difference of two scores, and the size of what made them.
+
+    Args:
+        positive: float [pairs]; scores of the items that the users have.
+        negative: float [pairs]; scores of those that they do not have.
+        vectors: float [3, pairs, d]; the user's and the two items' vectors of each pair.
+        l2: weight of half their squared length.
+
+    Returns:
+        A scalar, the mean over pairs.
+    """
+    size = 0.5 * vectors.square().sum() / len(positive)
+    return -functional.logsigmoid(positive - negative).mean() + l2 * size
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):

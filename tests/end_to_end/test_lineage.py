@@ -13,6 +13,7 @@ import pytest
 from assets import checks
 from assets.tables import TABLES, conform
 from recsys_dagster.definitions import defs
+from recsys_dagster.runs import lineage_job
 from resources.storage import AssetStore, local_directory
 
 DATASETS = ("sample", "sample_622")
@@ -59,7 +60,7 @@ def instance(home):
 
 
 def test_both_partitions_of_every_asset_are_materialized(home, instance):
-    for key in defs.resolve_all_asset_keys():
+    for key in lineage_job().asset_layer.selected_asset_keys:
         assert instance.get_materialized_partitions(key) == set(DATASETS), key
     assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS] * 2
     parts = [path for path in home.folder.rglob("*") if path.name.endswith(".part") or path.parent.name == "staging"]
@@ -85,7 +86,7 @@ def test_every_check_passed(instance, dataset):
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_metadata_plots_and_tells(instance, dataset):
-    for key in defs.resolve_all_asset_keys():
+    for key in lineage_job().asset_layer.selected_asset_keys:
         wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[dataset])
         (record, *_) = instance.fetch_materializations(wanted, limit=1).records
         metadata = record.asset_materialization.metadata
@@ -151,6 +152,26 @@ def test_report_makes_no_request(home):
 
 
 # The tests below change the state, so they stand last.
+
+
+def test_comparisons_join_the_leaderboard_where_they_were_asked_for(home):
+    config = home.folder / "comparisons.yaml"
+    config.write_text("ops:\n  bpr_model: {config: {epochs: 4}}\n  gru4rec_model: {config: {epochs: 2}}\n")
+    select = [part for name in ("bpr_model", "gru4rec_model", "metrics", "leaderboard") for part in ("--select", name)]
+    before = home.table("metrics", "sample")
+    home.run("materialize", "--dataset", "sample", *select, "--config", str(config))
+    after = home.table("metrics", "sample")
+    assert set(after["model"]) == set(before["model"]) | {"bpr", "gru4rec"}
+    assert "gru4rec" in home.run("leaderboard", "--dataset", "sample")
+    # a comparison that was trained on another log is left out
+    runtime = local_directory(home.store.base() / "bpr_model" / "sample") / "runtime.json"
+    runtime.write_text(runtime.read_text().replace('"interactions": "', '"interactions": "another-'))
+    home.run("materialize", "--dataset", "sample", "--select", "metrics", "--select", "leaderboard")
+    assert set(home.table("metrics", "sample")["model"]) == set(before["model"]) | {"gru4rec"}
+    error = home.folder / "absent.yaml"
+    error.write_text("ops:\n  recommendations: {config: {models: [bpr]}}\n")
+    said = home.run("materialize", "--dataset", "sample", "--select", "recommendations", "--config", str(error), code=1)
+    assert "run the job compare for sample first" in said
 
 
 def test_second_night_keeps_prototype_ids(home):

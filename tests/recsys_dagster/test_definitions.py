@@ -19,6 +19,7 @@ LINEAGE = {
         "coengagement_graph", "soft_memberships", "prototypes", "item_embeddings", "interest_tokens", "g2rec_model",
     },
     "baselines": {"popularity_model", "sasrec_model"},
+    "comparisons": {"bpr_model", "lightgcn_model", "gru4rec_model", "caser_model", "bert4rec_model"},
     "evaluation": {"metrics", "user_metrics", "leaderboard", "recommendations", "interest_report"},
 }  # fmt: skip
 
@@ -89,9 +90,10 @@ def test_pools_keep_trainings_and_language_models_apart():
 
 
 def test_jobs_cover_what_they_say():
-    assert {"full_lineage", "recluster", "train"} <= {job.name for job in defs.resolve_all_job_defs()}
-    made = {name: _assets_of(name) for name in ("full_lineage", "recluster", "train")}
-    assert made["full_lineage"] == set().union(*LINEAGE.values())
+    assert {"full_lineage", "recluster", "train", "compare"} <= {job.name for job in defs.resolve_all_job_defs()}
+    made = {name: _assets_of(name) for name in ("full_lineage", "recluster", "train", "compare")}
+    assert made["full_lineage"] == set().union(*LINEAGE.values()) - LINEAGE["comparisons"]
+    assert made["compare"] == LINEAGE["comparisons"] | {"metrics", "user_metrics", "leaderboard", "interest_report"}
     assert made["recluster"] == {"coengagement_graph", "soft_memberships", "prototypes", "interest_tokens"}
     assert {"sasrec_model", "larmi_model", "g2rec_model", "leaderboard"} <= made["train"]
     assert not made["train"] & LINEAGE["data"]

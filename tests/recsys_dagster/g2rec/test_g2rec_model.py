@@ -9,6 +9,7 @@ from recsys_dagster.data.histories import TEST
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
+from recsys_dagster.g2rec.decoding import neighbour_matrix
 from recsys_dagster.g2rec.model import G2Rec, profile_arrays, train_g2rec
 from recsys_dagster.layers.repeats import UNIT
 from recsys_dagster.models import load_model
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.usefixtures("small_cutoff")
 SMALL = G2RecConfig(
     dimension=16, heads=2, layers=1, dropout=0.0, epochs=4, patience=4, batch_size=16, learning_rate=3e-3
 )
+
+GRAPH = pd.DataFrame({"source": [0, 0, 3, 5, 20], "target": [1, 3, 4, 21, 21], "weight": [2.0, 1.0, 4.0, 1.0, 3.0]})
 
 
 def memberships(n_items=24):
@@ -37,8 +40,9 @@ def build(data, **changes):
     columns, weights, ends, ids = profile_arrays(memberships(), data.n_items)
     model = G2Rec(
         SMALL.model_copy(update=changes), n_items=data.n_items, max_length=data.max_length,
-        prototypes=len(ids), levels=len(ends), width=columns.shape[1],
+        prototypes=len(ids), levels=len(ends), width=columns.shape[1], edges=len(GRAPH) * 2,
     )  # fmt: skip
+    model.evidence.fill(neighbour_matrix(GRAPH, data.train.popularity(), most=50))
     model.profile_columns.copy_(torch.from_numpy(columns))
     model.profile_weights.copy_(torch.from_numpy(weights))
     model.level_ends.copy_(torch.from_numpy(ends))
@@ -144,7 +148,15 @@ def test_features_are_part_of_the_model(toy_data, tmp_path):
     embeddings = np.random.default_rng(1).normal(size=(24, 16)).astype(np.float32)
     config = SMALL.model_copy(update={"features": True, "epochs": 1})
     train_g2rec(
-        toy_data, memberships(), tokens(toy_data), embeddings, config, Runtime(), tmp_path / "g2rec", features=features
+        toy_data,
+        GRAPH,
+        memberships(),
+        tokens(toy_data),
+        embeddings,
+        config,
+        Runtime(),
+        tmp_path / "g2rec",
+        features=features,
     )
     model = load_model(tmp_path / "g2rec")
     assert features.names[-1] == "word_4"
@@ -177,7 +189,9 @@ def test_training_starts_from_the_tokens_learns_and_is_read_back(toy_data, tmp_p
 
     monkeypatch.setattr(module, "fit", spy)
     embeddings = np.random.default_rng(1).normal(size=(24, 16)).astype(np.float32)
-    facts = train_g2rec(toy_data, memberships(), tokens(toy_data), embeddings, SMALL, Runtime(), tmp_path / "g2rec")
+    facts = train_g2rec(
+        toy_data, GRAPH, memberships(), tokens(toy_data), embeddings, SMALL, Runtime(), tmp_path / "g2rec"
+    )
     assert started["items"].detach().numpy().tolist() == embeddings.tolist()
     torch.testing.assert_close(started["prototypes"][:, 0], torch.tensor([0, 1, 10, 11, 12]) / 10)
     curve = pd.read_parquet(tmp_path / "g2rec" / "training.parquet")
@@ -199,7 +213,7 @@ def test_lora_over_a_pretrained_model_from_disk(toy_data, tmp_path):
     assert trainable
     assert all("lora_" in name or name.startswith(("enter", "leave")) for name in trainable)
     facts = train_g2rec(
-        toy_data, memberships(), tokens(toy_data), np.zeros((24, 16), np.float32) + 0.1, config, Runtime(),
+        toy_data, GRAPH, memberships(), tokens(toy_data), np.zeros((24, 16), np.float32) + 0.1, config, Runtime(),
         tmp_path / "g2rec",
     )  # fmt: skip
     from safetensors.torch import load_file

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_dagster.data.histories import Histories
-from recsys_dagster.training.batching import TrainBatches, pad
+from recsys_dagster.training.batching import PairBatches, TrainBatches, pad
 
 
 def histories(sequences, n_items=50):
@@ -62,3 +62,44 @@ def test_pad_keeps_the_latest_items_and_allows_an_empty_history():
     assert batch.lengths.tolist() == [3, 0]
     assert batch.mask.tolist() == [[True] * 3, [False] * 3]
     assert batch.items.dtype == torch.int64
+
+
+@settings(max_examples=50, deadline=None)
+@given(sequences=sequences, batch_size=st.integers(1, 16), seed=st.integers(0, 99))
+def test_an_epoch_has_every_pair_once_beside_an_item_that_the_user_lacks(sequences, batch_size, seed):
+    batches, seen = PairBatches(histories(sequences), batch_size), []
+    epoch = list(batches.epoch(np.random.default_rng(seed)))
+    for batch in epoch:
+        seen += zip(batch.users.tolist(), batch.items.tolist(), strict=True)
+        for user, negative in zip(batch.users.tolist(), batch.negatives.tolist(), strict=True):
+            assert 0 <= negative < 50
+            assert negative not in sequences[user]
+    assert sorted(seen) == sorted((user, item) for user, sequence in enumerate(sequences) for item in sequence)
+    assert len(seen) == batches.positions
+    assert len(epoch) == len(batches)
+
+
+class Ordinals:
+    """In place of a generator: deals out 0, 1, 2, ... to the users of a batch."""
+
+    def integers(self, high):
+        assert (high == len(high)).all()
+        return np.arange(len(high))
+
+
+@settings(max_examples=50, deadline=None)
+@given(sequences=sequences)
+def test_each_missing_item_is_one_ordinal_of_a_uniform_draw(sequences):
+    batches = PairBatches(histories(sequences), 8)
+    for user, sequence in enumerate(sequences):
+        missing = sorted(set(range(50)) - set(sequence))
+        assert batches.negatives(np.full(len(missing), user), Ordinals()).tolist() == missing
+
+
+def test_a_user_who_has_everything_gives_no_pairs():
+    batches = PairBatches(histories([[0, 1, 2], [2, 2, 0]], n_items=3), 4)
+    epoch = list(batches.epoch(np.random.default_rng(0)))
+    assert {int(u) for batch in epoch for u in batch.users} == {1}
+    assert {int(i) for batch in epoch for i in batch.negatives} == {1}
+    assert batches.positions == 3
+    assert list(PairBatches(histories([[]]), 4).epoch(np.random.default_rng(0))) == []

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from recsys_dagster.training import loss as loss_module
-from recsys_dagster.training.loss import ScoreBias, catalogue_cross_entropy
+from recsys_dagster.training.loss import ScoreBias, catalogue_cross_entropy, pairwise_loss, with_item_bias
 
 
 def dense(queries, items, targets, valid, bias=None):
@@ -84,3 +84,21 @@ def test_bf16_is_close():
     assert narrow.item() == pytest.approx(exact.item(), rel=2e-2)
     assert items.grad is not None
     assert torch.isfinite(items.grad).all()
+
+
+def test_an_item_bias_is_one_more_coordinate():
+    generator = torch.Generator().manual_seed(0)
+    queries, items = (torch.randn(size, 4, generator=generator).requires_grad_() for size in (8, 5))
+    bias = torch.randn(5, generator=generator).requires_grad_()
+    targets = torch.randint(5, (8,), generator=generator)
+    ours = catalogue_cross_entropy(*with_item_bias(queries, items, bias), targets)
+    reference = functional.cross_entropy(queries @ items.T + bias, targets)
+    torch.testing.assert_close(ours, reference)
+    got, want = (torch.autograd.grad(loss, [queries, items, bias]) for loss in (ours, reference))
+    torch.testing.assert_close(got, want)
+
+
+def test_the_loss_of_a_pair_by_hand():
+    vectors = torch.tensor([[[3.0, 0.0]], [[0.0, 1.0]], [[1.0, 1.0]]])
+    loss = pairwise_loss(torch.tensor([2.0]), torch.tensor([1.0]), vectors, l2=0.1)
+    assert loss.item() == pytest.approx(0.3132617 + 0.1 * (9 + 1 + 2) / 2)

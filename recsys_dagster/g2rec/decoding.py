@@ -1,0 +1,136 @@
+"""What is added to the decoder's scores when items are ranked: the predicted profile and the graph's own evidence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import nn
+from torch.nn import functional
+
+from recsys_dagster.data.histories import VALIDATION, Histories
+from recsys_dagster.g2rec.graph import adjacency
+from recsys_dagster.training.batching import SequenceBatch
+from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.loop import VALIDATION_CUTOFF, SequentialModel
+from recsys_dagster.training.ranking import target_ranks
+
+WEIGHTS = {"graph_decoding": (0.15, 0.3, 0.6, 1.0), "profile_decoding": (0.1, 0.2, 0.4)}
+"""Weights of the two terms that are tried, in this order, each beside 0."""
+JUDGES = 10_000
+"""Most validation users on whom the weights are chosen."""
+DECAY = 0.8
+"""An item of the history counts this much less with every item after it."""
+LEAST_EVIDENCE, LEAST_FIT = 1e-3, 1e-9
+"""Added before the logarithm: what an item without any evidence has."""
+
+
+def neighbour_matrix(graph: pd.DataFrame, popularity: NDArray[np.int64], most: int) -> sparse.csr_array:
+    """``w_ij / sqrt((n_i + 1) (n_j + 1))``, float32 CSR [N, N]: how far two items share their users.
+
+    Args:
+        graph: the table `coengagement_graph`.
+        popularity: train interactions n of each item [N].
+        most: neighbours kept of each item, the nearest first.
+    """
+    scale = 1.0 / np.sqrt(popularity + 1.0)
+    matrix = adjacency(graph, len(popularity)).copy()
+    matrix.data *= np.repeat(scale, np.diff(matrix.indptr)) * scale[matrix.indices]
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((matrix.indices, -matrix.data, rows))
+    kept = np.sort(order[np.arange(len(rows)) - matrix.indptr[rows] < most])  # rows stay where they are in the order
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[kept], minlength=matrix.shape[0]))])
+    return sparse.csr_array((matrix.data[kept].astype(np.float32), matrix.indices[kept], indptr), shape=matrix.shape)
+
+
+class GraphEvidence(nn.Module):
+    """``log(e + sum over the history of decay^lag * similarity)``: items that share users with recent ones.
+
+    The decoder sees the graph through a few prototypes an item; what two items have in common beyond these is in its
+    edges. The graph is built from the train split, so it knows every train transition: it joins at ranking, not in
+    training, with a weight that is chosen on the validation split.
+
+    Args:
+        n_items: size of the catalogue.
+        edges: number of (item, neighbour) pairs.
+    """
+
+    def __init__(self, n_items: int, edges: int) -> None:
+        super().__init__()
+        self.register_buffer("starts", torch.zeros(n_items + 1, dtype=torch.int64))
+        self.register_buffer("neighbours", torch.zeros(edges, dtype=torch.int32))
+        self.register_buffer("similarity", torch.zeros(edges))
+        self.starts: torch.Tensor
+        self.neighbours: torch.Tensor
+        self.similarity: torch.Tensor
+
+    def fill(self, matrix: sparse.csr_array) -> None:
+        """Take in the neighbours of every item."""
+        self.starts.copy_(torch.from_numpy(matrix.indptr.astype(np.int64)))
+        self.neighbours.copy_(torch.from_numpy(matrix.indices.astype(np.int32)))
+        self.similarity.copy_(torch.from_numpy(matrix.data))
+
+    def forward(self, batch: SequenceBatch) -> torch.Tensor:
+        """float [batch, N]."""
+        n_items = len(self.starts) - 1
+        row, position = batch.mask.nonzero(as_tuple=True)
+        item = batch.items[row, position]
+        weight = DECAY ** (batch.lengths[row] - 1 - position).float()
+        starts, counts = self.starts[item], self.starts[item + 1] - self.starts[item]
+        within = torch.arange(int(counts.sum()), device=row.device)
+        within = within - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+        edge = torch.repeat_interleave(starts, counts) + within
+        place = torch.repeat_interleave(row * n_items, counts) + self.neighbours[edge]
+        found = torch.zeros(len(batch.lengths) * n_items, device=row.device)
+        found.index_add_(0, place, torch.repeat_interleave(weight, counts) * self.similarity[edge])
+        return (found.view(-1, n_items) + LEAST_EVIDENCE).log()
+
+
+def profile_fit(logs: torch.Tensor, columns: torch.Tensor, weights: torch.Tensor, levels: int) -> torch.Tensor:
+    """``log(mean over levels of sum_c P_ic p_c)``, float [batch, N].
+
+    Args:
+        logs: log p float [batch, C], a distribution over each level's prototypes.
+        columns: int64 [N, width], prototypes of each item.
+        weights: float [N, width], their probabilities.
+        levels: number of levels.
+    """
+    fit = functional.embedding_bag(columns, logs.exp().T.contiguous(), per_sample_weights=weights, mode="sum")
+    return (fit.T / levels).clamp(min=LEAST_FIT).log()
+
+
+def choose_decoding(model: SequentialModel, data: SequenceData) -> dict[str, float]:
+    """Set each weight of `WEIGHTS` in turn to the one that finds most validation targets (ties: the smallest).
+
+    The weights are buffers of the model under these names, 0 at first.
+    """
+    judges = _some_targets(data.targets(VALIDATION), JUDGES)
+
+    def recall() -> float:
+        ranks, _ = target_ranks(
+            model, data.history(VALIDATION), judges, mask_seen=data.mask_seen, label="g2rec: weights of decoding"
+        )
+        return float(np.mean(ranks.ranks <= VALIDATION_CUTOFF)) if len(ranks.ranks) else 0.0
+
+    chosen, best = {}, recall()
+    for name, grid in WEIGHTS.items():
+        buffer, kept = getattr(model, name), 0.0
+        for weight in grid:
+            buffer.fill_(weight)
+            if (reached := recall()) > best:
+                best, kept = reached, weight
+        buffer.fill_(kept)
+        chosen[name] = kept
+    return chosen
+
+
+def _some_targets(targets: Histories, most: int) -> Histories:
+    """The targets of at most so many users, evenly spread over the user ids; the others have none."""
+    users = np.flatnonzero(targets.lengths > 0)
+    kept = np.zeros(targets.n_users, dtype=bool)
+    kept[users[np.unique(np.linspace(0, len(users) - 1, min(most, len(users))).round().astype(np.int64))]] = True
+    lengths = np.where(kept, targets.lengths, 0)
+    items = targets.items[np.repeat(kept, targets.lengths)]
+    return Histories(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), items, targets.n_items)
