@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from assets.common import COMMON, MULTI, OWNERS, Stopwatch, data_fingerprint, materialized, picture, sequence_data
-from assets.models import RUNTIME_FILE
+from assets.models import RUNTIME_FILE, trained_models
 from assets.tables import conform, definition_metadata
 from recsys_dagster.data.registry import get_dataset
 from recsys_dagster.errors import RecsysError
@@ -127,7 +127,8 @@ def evaluated_models(
         context.log.warning(f"{name}_model was trained on other interactions and is left out: run the job compare.")
     directories = core | compared
     tables, per_user = [], []
-    for name, directory in directories.items():
+    runs = [(name, path) for name, directory in directories.items() for path in trained_models(directory)]
+    for name, directory in runs:
         result = evaluate_per_user(
             load_model(directory, device), data, negatives, dataset=dataset, model=name, protocol=protocol,
             seed=int(trained_on(directory).get("seed", 0)), ks=config.ks, batch_size=config.batch_size,
@@ -139,7 +140,8 @@ def evaluated_models(
     full = table[table["candidates"] == "full"]
     shown = full[(full["k"] == k) & full["metric"].isin(["NDCG", "HR", "Recall"])]
     bars = shown.assign(column=shown["metric"] + f"@{k}").pivot_table(index="model", columns="column", values="value")
-    figures = {f"{row['model']}_{row['metric']}_{row['k']}".lower(): row["value"] for row in shown.to_dict("records")}
+    means = shown.groupby(["model", "metric", "k"], as_index=False)["value"].mean()
+    figures = {f"{row['model']}_{row['metric']}_{row['k']}".lower(): row["value"] for row in means.to_dict("records")}
     metadata = {
         **gpu.usage(device),
         "models": len(directories),

@@ -3,12 +3,12 @@
 import json
 import shutil
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel
 
 from assets.common import (
     COMMON,
@@ -23,8 +23,12 @@ from assets.common import (
 from recsys_dagster.baselines.config import SASRecConfig
 from recsys_dagster.g2rec.config import G2RecConfig
 from recsys_dagster.larmi.config import LARMIConfig
+from recsys_dagster.training.config import TrainingConfig
 from resources.gpu import GpuResource
 from resources.storage import AssetStore
+
+if TYPE_CHECKING:
+    from recsys_dagster.data.features import ItemFeatures
 
 RUNTIME_FILE = "runtime.json"
 """File in a model's directory that says on what, with which seed and on which interactions it was trained."""
@@ -35,6 +39,15 @@ TRAINED: dict[str, Any] = {
     "pool": "gpu",
     "io_manager_key": "directory_io",
 }
+
+SEED_FOLDER = "seed-"
+"""Start of the names of the folders of further seeds in a model's directory."""
+
+
+def trained_models(directory: Path) -> list[Path]:
+    """The model of each seed, the first one first."""
+    further = sorted(directory.glob(f"{SEED_FOLDER}*"), key=lambda path: int(path.name.removeprefix(SEED_FOLDER)))
+    return [directory, *further]
 
 
 class SASRecModelConfig(SASRecConfig, dg.Config):
@@ -53,34 +66,47 @@ def train_into_staging(
     context: dg.AssetExecutionContext,
     store: AssetStore,
     gpu: GpuResource,
-    config: BaseModel,
+    config: TrainingConfig,
     interactions: pd.DataFrame,
     inputs: tuple[pd.DataFrame, ...],
     train: Callable[..., dict[str, Any]],
 ) -> dg.MaterializeResult[Any]:
-    """Call a training function into a staging folder, with a checkpoint that belongs to this very input and config."""
+    """Call a training function into a staging folder, with a checkpoint that belongs to this very input and config.
+
+    With several seeds the first model lies in the folder itself, the others in folders in it (see `trained_models`).
+    """
     from recsys_dagster.evaluation.plots import training_curves
 
     watch = Stopwatch()
     asset, partition = context.asset_key.to_user_string(), context.partition_key
     runtime = runtime_of(gpu)
     output = store.staging(asset, partition)
-    data = data_fingerprint(interactions)
-    checkpoint = store.checkpoint(asset, partition, fingerprint(config, runtime, data, data_fingerprint(*inputs)))
+    data, settings = data_fingerprint(interactions), config.model_dump(exclude={"seeds"})
+    facts: list[dict[str, Any]] = []
     try:
-        facts = dict(train(runtime, output, checkpoint))
+        for seed in range(runtime.seed, runtime.seed + config.seeds):
+            run = runtime.model_copy(update={"seed": seed})
+            folder = output if seed == runtime.seed else output / f"{SEED_FOLDER}{seed}"
+            mark = fingerprint(settings, run, data, data_fingerprint(*inputs))
+            facts.append(dict(train(run, folder, store.checkpoint(asset, partition, mark))))
+            about = {**run.model_dump(), "interactions": data}
+            (folder / RUNTIME_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise
-    about = {**runtime.model_dump(), "interactions": data}
-    (output / RUNTIME_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    facts["training_seconds"] = facts.pop("seconds", None)
     metadata = {
         **gpu.usage(runtime.device),
-        **facts,
+        **{name: value for name, value in facts[0].items() if name != "seconds"},
+        "training_seconds": sum(each["seconds"] for each in facts),
+        "validation_recalls": [each["validation_recall"] for each in facts],
         "training_curve": picture(training_curves, pd.read_parquet(output / "training.parquet")),
     }
     return materialized(output, metadata, watch, config, runtime)
+
+
+def _entries(features: "ItemFeatures | None") -> tuple[pd.DataFrame, ...]:
+    """Which item has which feature, as part of what a training run stands on."""
+    return () if features is None else (pd.DataFrame(features.features), pd.DataFrame(features.indptr))
 
 
 @dg.asset(**COMMON, group_name="baselines", kinds={"safetensors"}, code_version="1", io_manager_key="directory_io")
@@ -117,7 +143,7 @@ def sasrec_model(
     data = sequence_data(context.partition_key, interactions, users, items)
     features = item_features(items) if config.features else None
     return train_into_staging(
-        context, store, gpu, config, interactions, (items,) if config.features else (),
+        context, store, gpu, config, interactions, _entries(features),
         lambda runtime, output, checkpoint: train_sasrec(data, config, runtime, output, checkpoint, features),
     )  # fmt: skip
 
@@ -179,7 +205,7 @@ def g2rec_model(
     )
     return train_into_staging(
         context, store, gpu, config, interactions,
-        (coengagement_graph, soft_memberships, pd.DataFrame(embeddings), *((items,) if config.features else ())),
+        (coengagement_graph, soft_memberships, pd.DataFrame(embeddings), *_entries(features)),
         lambda runtime, output, checkpoint: train_g2rec(
             data, coengagement_graph, soft_memberships, interest_tokens, embeddings, config, runtime, output,
             checkpoint, features,

@@ -21,6 +21,12 @@ class TrainingConfig(BaseModel):
     )
     learning_rate: float = Field(2e-3, gt=0, description="Adam's step size after a warm-up of 100 steps")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay (AdamW)")
+    seeds: int = Field(
+        1,
+        ge=1,
+        description="Models trained one after the other, each from its own seed; metrics tell mean and spread, "
+        "recommendations come from the first",
+    )
     dimension: int = Field(64, ge=4, description="Size d of item and interest vectors")
 
 

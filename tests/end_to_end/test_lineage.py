@@ -156,13 +156,16 @@ def test_report_makes_no_request(home):
 
 def test_comparisons_join_the_leaderboard_where_they_were_asked_for(home):
     config = home.folder / "comparisons.yaml"
-    config.write_text("ops:\n  bpr_model: {config: {epochs: 4}}\n  gru4rec_model: {config: {epochs: 2}}\n")
+    config.write_text("ops:\n  bpr_model: {config: {epochs: 4}}\n  gru4rec_model: {config: {epochs: 2, seeds: 2}}\n")
     select = [part for name in ("bpr_model", "gru4rec_model", "metrics", "leaderboard") for part in ("--select", name)]
     before = home.table("metrics", "sample")
     home.run("materialize", "--dataset", "sample", *select, "--config", str(config))
     after = home.table("metrics", "sample")
     assert set(after["model"]) == set(before["model"]) | {"bpr", "gru4rec"}
-    assert "gru4rec" in home.run("leaderboard", "--dataset", "sample")
+    seeds = after.groupby("model")["seed"].agg(lambda column: sorted(set(column)))
+    assert seeds["gru4rec"] == [0, 1]
+    assert seeds["bpr"] == [0]
+    assert "±" in home.run("leaderboard", "--dataset", "sample")
     # a comparison that was trained on another log is left out
     runtime = local_directory(home.store.base() / "bpr_model" / "sample") / "runtime.json"
     runtime.write_text(runtime.read_text().replace('"interactions": "', '"interactions": "another-'))
