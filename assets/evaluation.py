@@ -140,7 +140,7 @@ def evaluated_models(
     full = table[table["candidates"] == "full"]
     shown = full[(full["k"] == k) & full["metric"].isin(["NDCG", "HR", "Recall"])]
     bars = shown.assign(column=shown["metric"] + f"@{k}").pivot_table(index="model", columns="column", values="value")
-    means = shown.groupby(["model", "metric", "k"], as_index=False)["value"].mean()
+    means = shown.groupby(["model", "metric", "k"])["value"].mean().reset_index()
     figures = {f"{row['model']}_{row['metric']}_{row['k']}".lower(): row["value"] for row in means.to_dict("records")}
     metadata = {
         **gpu.usage(device),

@@ -107,5 +107,7 @@ def pretrained(config: G2RecConfig) -> tuple[PeftModel, int]:
         ) from error
     lora = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, lora_dropout=config.lora_dropout,
                       target_modules="all-linear")  # fmt: skip
+    if config.gradient_checkpointing:
+        base.gradient_checkpointing_enable()
     bos = base.config.bos_token_id
     return get_peft_model(base, lora), bos if isinstance(bos, int) else 0

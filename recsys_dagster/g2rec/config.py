@@ -34,5 +34,9 @@ class G2RecConfig(NextItemConfig):
     dropout: float = Field(
         0.5, ge=0, lt=1, description="Dropout of the input tokens and of each sublayer of the small Llama"
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Compute the states of a pretrained backbone again in the backward pass in place of keeping them",
+    )
     lora_rank: int = Field(16, ge=1, description="Rank of the LoRA adapters of a pretrained backbone")
     lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout of the LoRA adapters")

@@ -19,6 +19,11 @@ class TrainingConfig(BaseModel):
         ge=1,
         description="Average number of users in a batch; fewer where an epoch would have less than 100 batches",
     )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Batches whose gradients are averaged for one step: a larger batch in the memory of a small one",
+    )
     learning_rate: float = Field(2e-3, gt=0, description="Adam's step size after a warm-up of 100 steps")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay (AdamW)")
     seeds: int = Field(

@@ -198,6 +198,7 @@ def _train_epoch(
     """One pass over the train split; returns the means of the loss and its parts."""
     assert callable(step_of)
     model.train()
+    optimiser.zero_grad(set_to_none=True)
     torch.manual_seed(runtime.seed * 100_003 + epoch)
     generator = np.random.default_rng([runtime.seed, epoch])
     totals: dict[str, float] = {}
@@ -212,13 +213,20 @@ def _train_epoch(
             loss, parts = step_of(batch.to(runtime.device), step)
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch + 1}: lower learning_rate")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimiser.step()
+        (loss / config.accumulate).backward()
+        if (index + 1) % config.accumulate == 0:
+            _take_step(model, optimiser)
         for name, value in {"loss": loss.item(), **parts}.items():
             totals[name] = totals.get(name, 0.0) + value
         count += 1
         progress.update(1, f"epoch {epoch + 1}, loss {totals['loss'] / count:.3f}")
+    if count % config.accumulate:
+        _take_step(model, optimiser)
     means = {name: value / max(count, 1) for name, value in totals.items()}
     return {"epoch": epoch + 1, **means, "seconds": time.monotonic() - started}
+
+
+def _take_step(model: SequentialModel, optimiser: torch.optim.Optimizer) -> None:
+    nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)

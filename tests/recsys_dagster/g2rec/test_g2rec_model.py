@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from recsys_dagster.data.features import item_features
@@ -199,7 +200,9 @@ def test_training_starts_from_the_tokens_learns_and_is_read_back(toy_data, tmp_p
     assert validation_recall(load_model(tmp_path / "g2rec"), toy_data) == pytest.approx(facts["validation_recall"])
 
 
-def test_lora_over_a_pretrained_model_from_disk(toy_data, tmp_path):
+@pytest.fixture
+def pretrained(tmp_path):
+    """Settings with a tiny language model that lies on disk as its backbone."""
     from transformers import LlamaConfig, LlamaModel
 
     base = LlamaConfig(
@@ -207,17 +210,59 @@ def test_lora_over_a_pretrained_model_from_disk(toy_data, tmp_path):
     )
     torch.manual_seed(3)
     LlamaModel(base).save_pretrained(tmp_path / "base")
-    config = SMALL.model_copy(update={"backbone": str(tmp_path / "base"), "lora_rank": 4, "epochs": 2})
+    return SMALL.model_copy(update={"backbone": str(tmp_path / "base"), "lora_rank": 4, "epochs": 2})
+
+
+def train_pretrained(data, config, output, checkpoint=None):
+    embeddings = np.zeros((24, 16), np.float32) + 0.1
+    return train_g2rec(
+        data, GRAPH, memberships(), tokens(data), embeddings, config, Runtime(), output, checkpoint
+    )  # fmt: skip
+
+
+def test_a_killed_lora_run_resumes_to_the_same_weights(toy_data, tmp_path, pretrained, monkeypatch):
+    from recsys_dagster.training.checkpoint import Checkpoint
+
+    train_pretrained(toy_data, pretrained, tmp_path / "whole")
+    real = Checkpoint.save
+
+    def killed(self, *arguments):
+        real(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_pretrained(toy_data, pretrained, tmp_path / "cut", tmp_path / "checkpoint")
+    monkeypatch.setattr(Checkpoint, "save", real)
+    train_pretrained(toy_data, pretrained, tmp_path / "resumed", tmp_path / "checkpoint")
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    assert whole.keys() == resumed.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_gradient_checkpointing_changes_no_gradient(toy_data, pretrained):
+    losses, gradients = [], []
+    for checkpointing in (False, True):
+        model = build(
+            toy_data, **pretrained.model_dump() | {"gradient_checkpointing": checkpointing, "lora_dropout": 0.0}
+        )
+        model.train()
+        loss, _ = model.loss(train_batch(toy_data), 0)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert losses[0] == pytest.approx(losses[1])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_lora_over_a_pretrained_model_from_disk(toy_data, tmp_path, pretrained):
+    config = pretrained
     backbone = Backbone(config, max_tokens=20)
     trainable = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
     assert trainable
     assert all("lora_" in name or name.startswith(("enter", "leave")) for name in trainable)
-    facts = train_g2rec(
-        toy_data, GRAPH, memberships(), tokens(toy_data), np.zeros((24, 16), np.float32) + 0.1, config, Runtime(),
-        tmp_path / "g2rec",
-    )  # fmt: skip
-    from safetensors.torch import load_file
-
+    facts = train_pretrained(toy_data, config, tmp_path / "g2rec")
     stored = load_file(tmp_path / "g2rec" / "model.safetensors")
     assert any("lora_B" in name and tensor.abs().max() > 0 for name, tensor in stored.items())
     assert not any("base_layer" in name for name in stored)  # the pretrained weights stay where they are

@@ -1,0 +1,162 @@
+"""What each part of G2Rec is worth: the same training with one thing changed (its Figure 2 and Table 3, and more).
+
+Everything stands on the train split; the figures are of the test split, full ranking and among 99 stored negatives. The
+weights of the decoding are chosen on the validation split for every variant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from assets.g2rec import validation_links
+from benchmarks.common import main, prepared
+from recsys_dagster.baselines.config import SASRecConfig
+from recsys_dagster.baselines.sasrec import item_embeddings, train_sasrec
+from recsys_dagster.data.features import item_features
+from recsys_dagster.data.prepare import sample_negatives
+from recsys_dagster.data.registry import get_dataset
+from recsys_dagster.evaluation.protocol import deciding_k, evaluate
+from recsys_dagster.g2rec import decoding
+from recsys_dagster.g2rec import model as g2rec
+from recsys_dagster.g2rec.coengagement import build_graph
+from recsys_dagster.g2rec.config import G2RecConfig
+from recsys_dagster.g2rec.night import hard_labels
+from recsys_dagster.g2rec.soft_modularity import SoftConfig, soft_memberships
+from recsys_dagster.g2rec.tokens import interest_tokens
+from recsys_dagster.models import load_model
+from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.runtime import Runtime
+
+
+class WithoutTokens(g2rec.G2Rec):
+    """Items alone: the same decoder, no interest tokens and no prototypes in the output layer."""
+
+    def profiles(self) -> torch.Tensor:
+        """Nothing."""
+        return torch.zeros_like(self.items.weight)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One change: settings of the recommender, of the memberships, or of the model's class."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    clustering: dict[str, Any] = field(default_factory=dict)
+    change: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
+    model: type[g2rec.G2Rec] = g2rec.G2Rec
+    decoded: bool = True
+
+
+def hard(table: pd.DataFrame) -> pd.DataFrame:
+    """Each item wholly in its most probable prototype of each level."""
+    n_items = int(table["item_id"].max()) + 1
+    parts = []
+    for level in sorted(table["level"].unique()):
+        labels = hard_labels(table, n_items, level)
+        parts.append(pd.DataFrame({"item_id": np.arange(n_items), "level": level, "prototype_id": labels}))
+    return pd.concat(parts).assign(probability=1.0).sort_values(["item_id", "level"], ignore_index=True)
+
+
+def one_level(number: int) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Keep a single level."""
+    return lambda table: table[table["level"] == number].reset_index(drop=True)
+
+
+VARIANTS: dict[str, Variant] = {
+    "whole": Variant(),
+    "without profile loss": Variant({"profile_weight": 0.0}),
+    "profile loss x 3": Variant({"profile_weight": 0.3}),
+    "profile loss x 10": Variant({"profile_weight": 1.0}),
+    "hard memberships": Variant(change=hard),
+    "temperatures / 3": Variant(clustering={"scale": 1 / 3}),
+    "temperatures x 3": Variant(clustering={"scale": 3.0}),
+    "coarse level alone": Variant(change=one_level(0)),
+    "middle level alone": Variant(change=one_level(1)),
+    "fine level alone": Variant(change=one_level(2)),
+    "without interest tokens": Variant({"profile_weight": 0.0}, model=WithoutTokens),
+    "interleaved layout": Variant({"layout": "interleaved"}),
+    "inner products": Variant({"similarity": "inner"}),
+    "without repeat bias": Variant({"repeats": False}),
+    "decoder's scores alone": Variant(decoded=False),
+}
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    torch.set_num_threads(options.threads)
+    prep, spec = prepared(options.dataset), get_dataset(options.dataset)
+    log, n_users, n_items = prep.interactions, len(prep.users), len(prep.items)
+    data = SequenceData.from_tables(log, n_users=n_users, n_items=n_items, max_length=spec.max_length)
+    negatives = sample_negatives(log, n_users, n_items)
+    graph, links = build_graph(data.train), validation_links(log)
+    memberships, facts = soft_memberships(graph, n_items, SoftConfig(), validation_links=links)
+    features = item_features(prep.items) if options.features else None
+    runtime, rows = Runtime(device=options.device, seed=options.seed), {}
+    wanted = {"features": options.features, **({"epochs": options.epochs} if options.epochs else {})}
+    with tempfile.TemporaryDirectory() as folder:
+        start = Path(folder) / "sasrec"
+        train_sasrec(data, SASRecConfig(features=options.features), runtime, start, features=features)
+        embeddings = item_embeddings(start)
+        for name in options.only or VARIANTS:
+            variant, table = VARIANTS[name], memberships
+            if "scale" in variant.clustering:
+                temperatures = [t * variant.clustering["scale"] for t in facts["temperatures"]]
+                table, _ = soft_memberships(graph, n_items, SoftConfig(temperatures=temperatures))
+            table = variant.change(table)
+            g2rec.G2Rec = variant.model  # type: ignore[misc]  # the class that `train_g2rec` builds
+            grid, decoding.WEIGHTS = decoding.WEIGHTS, decoding.WEIGHTS if variant.decoded else {}
+            trained = g2rec.train_g2rec(
+                data, graph, table, interest_tokens(table, embeddings), embeddings,
+                G2RecConfig(**{**wanted, **variant.settings}), runtime, Path(folder) / "g2rec", features=features,
+            )  # fmt: skip
+            scorer = load_model(Path(folder) / "g2rec", options.device)
+            g2rec.G2Rec, decoding.WEIGHTS = VARIANTS["whole"].model, grid  # type: ignore[misc]
+            metrics = evaluate(
+                scorer,
+                data,
+                negatives,
+                dataset=options.dataset,
+                model="g2rec",
+                protocol=spec.protocol,
+                seed=options.seed,
+            )
+            rows[name] = _shown(metrics, deciding_k(spec.protocol)) | {
+                "best_epoch": trained["best_epoch"], "seconds": round(float(trained["seconds"]), 1),
+            }  # fmt: skip
+            print(name, rows[name], flush=True)
+    result: dict[str, Any] = {"dataset": options.dataset, "seed": options.seed, "features": options.features}
+    return result | {"temperatures": facts["temperatures"], "variants": rows}
+
+
+def _shown(metrics: pd.DataFrame, k: int) -> dict[str, float]:
+    def value(candidates: str, metric: str, cut: int) -> float:
+        rows = metrics[(metrics["candidates"] == candidates) & (metrics["metric"] == metric) & (metrics["k"] == cut)]
+        return round(float(rows["value"].iloc[0]), 4)
+
+    full = {f"{metric}@{k}": value("full", metric, k) for metric in ("HR", "NDCG")}
+    return full | {
+        "sampled_Recall@10": value("sampled_99", "Recall", 10),
+        "sampled_NDCG@10": value("sampled_99", "NDCG", 10),
+    }
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", default="beauty", help="name of a dataset")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), metavar="VARIANT", help="some variants")
+    parser.add_argument("--epochs", type=int, help="most epochs of G2Rec, in place of its default")
+    parser.add_argument("--features", action="store_true", help="give both models the items' features")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the models")
+    parser.add_argument("--device", default="cpu", help="torch device")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch on the CPU")
+
+
+if __name__ == "__main__":
+    main(run, arguments)
