@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch_geometric.nn import LGConv
 
 from recsys_dagster.baselines.config import LightGCNConfig
 from recsys_dagster.data.histories import Histories
+from recsys_dagster.layers.sparse import sparse_product
 from recsys_dagster.training.batching import PairBatch, PairBatches, SequenceBatch
 from recsys_dagster.training.config import TrainingConfig
 from recsys_dagster.training.data import SequenceData
@@ -25,19 +25,6 @@ from recsys_dagster.training.loop import SequentialModel
 from recsys_dagster.training.loss import pairwise_loss
 from recsys_dagster.training.runtime import Runtime
 from recsys_dagster.training.train import train_and_save
-
-
-class _SymmetricProduct(torch.autograd.Function):
-    """A sparse symmetric matrix times a dense one: the gradient is the same product, where PyTorch would transpose."""
-
-    @staticmethod
-    def forward(ctx: Any, matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        ctx.matrix = matrix
-        return matrix @ x
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, torch.Tensor]:
-        return None, ctx.matrix @ grad_outputs[0]
 
 
 class SymmetricLGConv(LGConv):
@@ -48,8 +35,7 @@ class SymmetricLGConv(LGConv):
 
     def message_and_aggregate(self, adj_t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """float [nodes, d]: each node's weighted sum over its neighbours (Eq. 3)."""
-        summed: torch.Tensor = _SymmetricProduct.apply(adj_t, x)
-        return summed
+        return sparse_product(adj_t, adj_t, x)
 
 
 class LightGCN(SequentialModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,12 @@ from recsys_dagster.g2rec.decoding import GraphEvidence, choose_decoding, neighb
 from recsys_dagster.layers.features import FeatureVectors
 from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.repeats import RepeatBias
+from recsys_dagster.layers.sparse import csr_pair, sparse_product
 from recsys_dagster.training.artifact import save_model
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.loop import SequentialModel, fit
+from recsys_dagster.training.loss import catalogue_cross_entropy
 from recsys_dagster.training.runtime import Runtime
 
 
@@ -80,15 +83,27 @@ class G2Rec(SequentialModel):
         self.profile_columns: torch.Tensor
         self.profile_weights: torch.Tensor
         self.level_ends: torch.Tensor
+        self._made: tuple[Any, tuple[torch.Tensor, torch.Tensor]] | None = None
         self.profile_decoding: torch.Tensor
         self.graph_decoding: torch.Tensor
 
     def profiles(self) -> torch.Tensor:
         """Y float [N, d], Eq. 7, the mean over levels."""
-        summed = functional.embedding_bag(
-            self.profile_columns, self.prototypes, per_sample_weights=self.profile_weights, mode="sum"
-        )
-        return summed / len(self.level_ends)
+        return self._mean_of(self.prototypes)
+
+    def _mean_of(self, vectors: torch.Tensor) -> torch.Tensor:
+        """float [N, d]: P times prototypes' vectors [C, d], the mean over levels."""
+        return sparse_product(*self._memberships(), vectors)
+
+    def _memberships(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """P / levels as a sparse matrix [N, C], and its transpose; made again when the buffers change."""
+        key = (self.profile_weights.device, self.profile_weights._version, self.profile_columns._version)
+        if self._made is None or self._made[0] != key:
+            rows, slot = self.profile_weights.nonzero(as_tuple=True)
+            values = self.profile_weights[rows, slot] / len(self.level_ends)
+            shape = (self.n_items, len(self.prototypes))
+            self._made = (key, csr_pair(rows, self.profile_columns[rows, slot], values, shape))
+        return self._made[1]
 
     def item_vectors(self) -> torch.Tensor:
         """X float [N, d]: an item's own vector, plus the mean of its features' where there are any."""
@@ -151,8 +166,17 @@ class G2Rec(SequentialModel):
 
     def _profile_loss(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of the soft labels p_i (Eq. 11), a softmax over each level's prototypes; mean over levels."""
-        chosen = self._profile_logs(states).gather(1, self.profile_columns[items])
-        return -(chosen * self.profile_weights[items]).sum(1).mean() / len(self.level_ends)
+        queries = self.next_item.similarity.queries(states)
+        keys = self.next_item.similarity.items(self.prototypes)
+        # -sum_c P_ic log p_c = log-sum-exp of a level's logits - q . (P keys)_i; the first comes from the loss of any
+        # one prototype, which needs no logits to be kept
+        ends, any_one = self.level_ends.tolist(), torch.zeros(len(states), dtype=torch.int64, device=states.device)
+        normalisers = [
+            catalogue_cross_entropy(queries, keys[start:end], any_one) + (queries @ keys[start]).mean()
+            for start, end in zip([0, *ends], ends, strict=False)
+        ]
+        wanted = (queries * functional.embedding(items, self._mean_of(keys))).sum(1).mean()
+        return torch.stack(normalisers).mean() - wanted
 
     def _profile_logs(self, states: torch.Tensor) -> torch.Tensor:
         """log p float [positions, C]: a softmax over each level's prototypes (Eq. 12)."""

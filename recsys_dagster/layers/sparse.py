@@ -1,0 +1,45 @@
+"""Products of a fixed sparse matrix with learned vectors."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+
+class _Product(torch.autograd.Function):
+    """Keeps the transposed matrix at hand: PyTorch makes it anew, or sorts all entries, in every backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: torch.Tensor, transposed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        ctx.transposed = transposed
+        with torch.autocast(x.device.type, enabled=False):
+            return matrix @ x.float()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, None, torch.Tensor]:
+        return None, None, ctx.transposed @ grad_outputs[0].contiguous()
+
+
+def sparse_product(matrix: torch.Tensor, transposed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """``matrix @ x``, differentiable in x.
+
+    Args:
+        matrix: float CSR [rows, columns].
+        transposed: float CSR [columns, rows].
+        x: float [columns, d].
+    """
+    product: torch.Tensor = _Product.apply(matrix, transposed, x)
+    return product
+
+
+def csr_pair(
+    rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sparse matrix and its transpose, both CSR, from int64 rows and columns and float values [entries]."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        matrix = torch.sparse_coo_tensor(torch.stack([rows, columns]), values, shape, check_invariants=False)
+        turned = torch.sparse_coo_tensor(torch.stack([columns, rows]), values, shape[::-1], check_invariants=False)
+        return matrix.to_sparse_csr(), turned.to_sparse_csr()

@@ -1,0 +1,24 @@
+import numpy as np
+import torch
+
+from recsys_dagster.layers.sparse import csr_pair, sparse_product
+
+
+def test_product_and_gradient_equal_the_dense_ones():
+    rng = np.random.default_rng(0)
+    dense = torch.tensor(rng.random((7, 5)) * (rng.random((7, 5)) < 0.4), dtype=torch.float32)
+    dense[3] = 0.0
+    rows, columns = dense.nonzero(as_tuple=True)
+    pair = csr_pair(rows, columns, dense[rows, columns], (7, 5))
+    x = torch.randn(5, 3, requires_grad=True)
+    weight = torch.randn(7, 3)
+    got = sparse_product(*pair, x)
+    torch.testing.assert_close(got, dense @ x)
+    (gradient,) = torch.autograd.grad((got * weight).sum(), x)
+    torch.testing.assert_close(gradient, dense.T @ weight)
+
+
+def test_narrow_formats_are_left_at_the_door():
+    pair = csr_pair(torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([2.0, 3.0]), (2, 2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert sparse_product(*pair, torch.eye(2)).dtype == torch.float32
