@@ -148,11 +148,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     build_graph(synthetic(2000, 1000), CoengagementConfig(samples_per_user=10))
     build_graph(synthetic(200_000, 1000, length=200))
     scaled = scaling([10**power for power in range(5, options.largest + 1)])
-    by_theorem = against_scipy(options.interactions, options.items, 200, CoengagementConfig(epsilon=0.5))
+    by_theorem = against_scipy(
+        options.interactions, options.items, 200, CoengagementConfig(weighting="count", epsilon=0.5)
+    )
     print(by_theorem, flush=True)
-    long = against_scipy(options.interactions, options.items, 2000, CoengagementConfig(epsilon=0.5))
+    long = against_scipy(options.interactions, options.items, 2000, CoengagementConfig(weighting="count", epsilon=0.5))
     print(long, flush=True)
-    exact = against_scipy(1_000_000, options.items, 200, CoengagementConfig(by_degree=False))
+    exact = against_scipy(1_000_000, options.items, 200, CoengagementConfig(weighting="count", by_degree=False))
     return {
         **scaled,
         "speedup_vs_scipy": by_theorem["speedup_vs_scipy"],

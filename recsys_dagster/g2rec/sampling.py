@@ -33,9 +33,10 @@ class CoengagementConfig(BaseModel):
         default=None, ge=2, description="Use only this many most recent distinct items of a user; None uses all."
     )
     weighting: Literal["count", "user_normalised", "binary"] = Field(
-        default="count",
-        description="Weight of an edge: users who share the pair (count); the same, but a user with N items gives "
-        "1/(N-1) a pair, so that every interaction counts alike (user_normalised); 1 (binary, the A of Eq. 3).",
+        default="user_normalised",
+        description="Weight of an edge: users who share the pair, where a user with N items gives 1/(N-1), so that "
+        "every interaction counts alike (user_normalised); the same with 1 a user (count, Eq. 2); 1 (binary, the A of "
+        "Eq. 3).",
     )
     half_life_days: float | None = Field(
         default=None,

@@ -139,13 +139,14 @@ def test_nights_go_on_from_each_other(home):
 def test_graph_is_read_in_pieces_and_decays_if_told_to(home, monkeypatch):
     from resources.stored_table import StoredTable
 
-    whole = home.run(coengagement_graph)
+    counted = {"coengagement_graph": {"config": {"weighting": "count"}}}
+    whole = home.run(coengagement_graph, counted)
     assert whole.success
     exact, read = home.stored("coengagement_graph"), StoredTable.batches
     monkeypatch.setattr(StoredTable, "batches", lambda self, columns, rows=7: read(self, columns, rows))
-    assert home.run(coengagement_graph).success
+    assert home.run(coengagement_graph, counted).success
     pd.testing.assert_frame_equal(home.stored("coengagement_graph"), exact)
-    config = {"coengagement_graph": {"config": {"half_life_days": 1e-4}}}
+    config = {"coengagement_graph": {"config": {"weighting": "count", "half_life_days": 1e-4}}}
     assert home.run(coengagement_graph, config).success
     decayed = home.stored("coengagement_graph")
     assert (decayed[["source", "target"]] == exact[["source", "target"]]).all(axis=None)

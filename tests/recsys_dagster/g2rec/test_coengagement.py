@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,11 @@ from recsys_dagster.g2rec.coengagement import GraphBuilder, build_graph
 from recsys_dagster.g2rec.graph import adjacency, graph_statistics
 from recsys_dagster.g2rec.sampling import CoengagementConfig, degree_plan, draws_per_unit, sample_sizes
 from recsys_dagster.g2rec.spectrum import measured_epsilon
+
+
+def counted(**settings: Any) -> CoengagementConfig:
+    """Edges that count users: weights that can be worked out by hand."""
+    return CoengagementConfig(weighting="count", **settings)
 
 
 def histories(sequences: list[list[int]], n_items: int) -> Histories:
@@ -35,7 +41,7 @@ def laplacian(graph: pd.DataFrame, n_items: int) -> np.ndarray:
 
 def test_hand_value() -> None:
     # User 0: {0, 1, 2}; user 1: {1, 2} with a repeat; user 2: one item, no pair.
-    graph = build_graph(histories([[2, 0, 1], [1, 2, 1], [3]], 5))
+    graph = build_graph(histories([[2, 0, 1], [1, 2, 1], [3]], 5), counted())
     assert as_dict(graph) == {(0, 1): 1.0, (0, 2): 1.0, (1, 2): 2.0}
     assert graph.dtypes.astype(str).to_dict() == {"source": "int32", "target": "int32", "weight": "float32"}
     statistics = graph_statistics(graph, 5)
@@ -52,7 +58,7 @@ def test_weighting_hand_values() -> None:
 
 def test_history_cap_keeps_the_most_recent_distinct_items() -> None:
     # Newest first: 0, 3, 2, 1; item 0 also stands at the beginning, and its last occurrence counts.
-    graph = build_graph(histories([[0, 1, 2, 3, 3, 0]], 4), CoengagementConfig(max_history=3))
+    graph = build_graph(histories([[0, 1, 2, 3, 3, 0]], 4), counted(max_history=3))
     assert set(as_dict(graph)) == {(0, 2), (0, 3), (2, 3)}
 
 
@@ -68,7 +74,7 @@ def test_exact_graph_equals_loops(sequences: list[list[int]], cap: int | None, c
         newest_first = list(dict.fromkeys(reversed(sequence)))
         for pair in combinations(sorted(newest_first[:cap]), 2):
             expected[pair] = expected.get(pair, 0.0) + 1.0
-    config = CoengagementConfig(max_history=cap, chunk_pairs=chunk)
+    config = counted(max_history=cap, chunk_pairs=chunk)
     if not expected:
         with pytest.raises(RecsysError, match="empty"):
             build_graph(histories(sequences, 8), config)
@@ -81,11 +87,11 @@ def test_exact_graph_equals_loops(sequences: list[list[int]], cap: int | None, c
 
 
 def test_sample_sizes_follow_theorem_2() -> None:
-    m, exact = sample_sizes(np.array([0, 1, 2, 10, 5000]), 100, CoengagementConfig(epsilon=0.5, delta=0.1))
+    m, exact = sample_sizes(np.array([0, 1, 2, 10, 5000]), 100, counted(epsilon=0.5, delta=0.1))
     needed = math.ceil(2 * 5000 * (1 / 1.5 + 4) * math.log(2 * 100 / 0.1))
     assert m.tolist() == [0, 0, 1, 45, needed]
     assert exact.tolist() == [True, True, True, True, False]
-    m, exact = sample_sizes(np.array([3, 4, 9]), 100, CoengagementConfig(samples_per_user=6))
+    m, exact = sample_sizes(np.array([3, 4, 9]), 100, counted(samples_per_user=6))
     assert m.tolist() == [3, 6, 6]
     assert exact.tolist() == [True, True, False]
 
@@ -95,9 +101,9 @@ LONG = [list(range(12)), list(range(6, 20)), [0, 19, 3]]
 
 def test_sampling_is_seeded_and_independent_of_chunks() -> None:
     log = histories(LONG, 20)
-    one, two = (build_graph(log, CoengagementConfig(samples_per_user=9, chunk_pairs=c), seed=3) for c in (1, 10**6))
+    one, two = (build_graph(log, counted(samples_per_user=9, chunk_pairs=c), seed=3) for c in (1, 10**6))
     pd.testing.assert_frame_equal(one, two)
-    assert not one.equals(build_graph(log, CoengagementConfig(samples_per_user=9), seed=4))
+    assert not one.equals(build_graph(log, counted(samples_per_user=9), seed=4))
     # Every user's total weight is that of the clique: C(12, 2) + C(14, 2) + 3.
     assert one["weight"].sum() == pytest.approx(66 + 91 + 3, rel=1e-6)
 
@@ -151,7 +157,7 @@ def test_a_streamed_log_gives_the_same_graph(sequences: list[list[int]], rows: i
         [(u, i, 0) for u, items in enumerate(sequences) for i in items], columns=["user_id", "item_id", "split"]
     )
     pieces = [table.iloc[start : start + rows] for start in range(0, len(table), rows)]
-    config = CoengagementConfig(samples_per_user=samples)
+    config = counted(samples_per_user=samples)
     # The stream leaves out users without a row, so that the others keep their numbers, and draws, without them.
     log = histories([items for items in sequences if items], 8)
     streamed = build_graph(stream_histories(iter(pieces), n_items=8), config, seed=1)
@@ -193,8 +199,8 @@ def test_degree_plan_bounds_the_resistance_of_every_pair(weighting: str) -> None
 
 def test_a_dense_log_is_sampled_by_degree_within_epsilon() -> None:
     log = dense_log()
-    config = CoengagementConfig(epsilon=0.5, delta=0.1)
-    exact = build_graph(log, CoengagementConfig(by_degree=False))
+    config = counted(epsilon=0.5, delta=0.1)
+    exact = build_graph(log, counted(by_degree=False))
     assert sample_sizes(log.lengths, log.n_items, config)[1].all()  # Theorem 2 alone would draw nothing
     graphs = [build_graph(log, config, seed=seed) for seed in range(20)]
     errors = [measured_epsilon(graph, log) for graph in graphs]
@@ -213,10 +219,10 @@ def test_a_dense_log_is_sampled_by_degree_within_epsilon() -> None:
 
 def test_measured_epsilon_of_the_exact_graph_is_zero_in_each_component() -> None:
     log = histories([[0, 1, 2], [1, 2, 3], [5, 6, 7], [5, 7], [9]], 11)
-    assert measured_epsilon(build_graph(log), log) < 1e-6
-    half = build_graph(log).assign(weight=lambda t: t["weight"] / 2)
+    assert measured_epsilon(build_graph(log, counted()), log) < 1e-6
+    half = build_graph(log, counted()).assign(weight=lambda t: t["weight"] / 2)
     assert measured_epsilon(half, log) == pytest.approx(0.5, abs=1e-3)
-    cut = build_graph(log)
+    cut = build_graph(log, counted())
     cut = cut[cut["source"] != 5]  # item 5 is cut off: the sampled Laplacian maps to 0 what the full one does not
     assert measured_epsilon(cut, log) == pytest.approx(1.0, abs=1e-3)
 
@@ -233,13 +239,13 @@ DAY = 86_400
 def test_half_life_hand_value() -> None:
     # Ages in days: user 0 has item 0 at 4, item 1 at 0 (its older visit at 8 does not count), item 2 at 2.
     log = timed([[(1, 2 * DAY), (0, 6 * DAY), (2, 8 * DAY), (1, 10 * DAY)], [(0, 10 * DAY), (1, 10 * DAY)]], 3)
-    graph = build_graph(log, CoengagementConfig(half_life_days=2))
+    graph = build_graph(log, counted(half_life_days=2))
     expected = {(0, 1): 2**-1 + 1, (0, 2): 2**-1.5, (1, 2): 2**-0.5}
     assert as_dict(graph) == pytest.approx(expected, rel=1e-6)
-    later = build_graph(log, CoengagementConfig(half_life_days=2), newest=12 * DAY)
+    later = build_graph(log, counted(half_life_days=2), newest=12 * DAY)
     assert as_dict(later) == pytest.approx({pair: weight / 2 for pair, weight in expected.items()}, rel=1e-6)
     with pytest.raises(RecsysError, match="no timestamps"):
-        build_graph(histories([[0, 1]], 2), CoengagementConfig(half_life_days=2))
+        build_graph(histories([[0, 1]], 2), counted(half_life_days=2))
 
 
 def test_sampling_with_decay_is_unbiased_and_within_theorem_2() -> None:
@@ -247,13 +253,13 @@ def test_sampling_with_decay_is_unbiased_and_within_theorem_2() -> None:
     rng = np.random.default_rng(0)
     n_items, m = 30, 400
     log = timed([[(i, int(t)) for i, t in zip(range(30), rng.integers(0, 40 * DAY, 30), strict=True)]], n_items)
-    full = laplacian(build_graph(log, CoengagementConfig(half_life_days=10, samples_per_user=435)), n_items)
-    sampling = CoengagementConfig(half_life_days=10, samples_per_user=m)
+    full = laplacian(build_graph(log, counted(half_life_days=10, samples_per_user=435)), n_items)
+    sampling = counted(half_life_days=10, samples_per_user=m)
     draws = [laplacian(build_graph(log, sampling, seed=s), n_items) for s in range(300)]
     error = np.std(draws, axis=0) / np.sqrt(len(draws))
     assert (np.abs(np.mean(draws, axis=0) - full) <= 5 * error + 1e-6).all()
     # Each draw's weight times the effective resistance of its pair is (N - 1) / m.
-    one = build_graph(log, CoengagementConfig(half_life_days=10, samples_per_user=1), seed=5).iloc[0]
+    one = build_graph(log, counted(half_life_days=10, samples_per_user=1), seed=5).iloc[0]
     resistance = np.linalg.pinv(full)
     i, j = int(one["source"]), int(one["target"])
     assert one["weight"] * (resistance[i, i] + resistance[j, j] - 2 * resistance[i, j]) == pytest.approx(29, rel=1e-3)
@@ -261,17 +267,17 @@ def test_sampling_with_decay_is_unbiased_and_within_theorem_2() -> None:
 
 def test_giant_user_is_sampled_in_bounded_memory() -> None:
     # One user with every item of the catalogue: 2 million pairs, of which 20,000 are drawn.
-    graph = build_graph(histories([list(range(2000)), [0, 1]], 2000), CoengagementConfig(samples_per_user=20_000))
+    graph = build_graph(histories([list(range(2000)), [0, 1]], 2000), counted(samples_per_user=20_000))
     assert len(graph) <= 20_001
     assert graph["weight"].sum() == pytest.approx(2000 * 1999 / 2 + 1, rel=1e-5)
     assert graph_statistics(graph, 2000)["isolated_items"] == 0
 
 
 def test_one_user_and_no_user() -> None:
-    assert as_dict(build_graph(histories([[1, 0]], 2))) == {(0, 1): 1.0}
+    assert as_dict(build_graph(histories([[1, 0]], 2), counted())) == {(0, 1): 1.0}
     for empty in (histories([], 3), histories([[2]], 3), iter([])):
         with pytest.raises(RecsysError, match="empty"):
-            build_graph(empty)
+            build_graph(empty, counted())
     builder = GraphBuilder(3)
     assert list(builder.add(histories([[0, 1], [1, 2]], 3))) == [2]
     assert len(builder.finish()) == 2
