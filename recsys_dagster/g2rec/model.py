@@ -27,6 +27,8 @@ from recsys_dagster.training.loop import SequentialModel, fit
 from recsys_dagster.training.loss import catalogue_cross_entropy
 from recsys_dagster.training.runtime import Runtime
 
+MAP_SEED = 2027
+
 
 class G2Rec(SequentialModel):
     """Item tokens x, profile tokens y = P V, and a decoder F over their sequence.
@@ -186,6 +188,21 @@ class G2Rec(SequentialModel):
         return torch.cat(levels, dim=1)
 
 
+def fitted(vectors: torch.Tensor, d: int) -> torch.Tensor:
+    """Vectors [n, d'] as [n, d]: a fixed random map with orthonormal columns (or rows) where d' differs from d.
+
+    It keeps inner products, exactly into more dimensions and nearly into fewer; training goes on from there.
+    """
+    if vectors.shape[1] == d:
+        return vectors
+    generator = torch.Generator().manual_seed(MAP_SEED)
+    square = torch.randn(max(vectors.shape[1], d), min(vectors.shape[1], d), generator=generator)
+    columns = torch.linalg.qr(square).Q  # orthonormal
+    if vectors.shape[1] < d:
+        return vectors @ columns.T
+    return vectors @ columns * (vectors.shape[1] / d) ** 0.5
+
+
 def profile_arrays(
     memberships: pd.DataFrame, n_items: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
@@ -230,8 +247,7 @@ def train_g2rec(
         graph: the table `coengagement_graph`.
         memberships: P, the table `soft_memberships`.
         tokens: `prototype_ids` [C] and `prototype_embeddings` [C, d] (Eq. 6), the start of V.
-        item_embeddings: X float32 [N, d], the start of the item tokens. Where d differs from `dimension`, items and
-            prototypes start at random.
+        item_embeddings: X float32 [N, d], the start of the item tokens (see `fitted` where d is not `dimension`).
         config: settings.
         runtime: device, precision, seed.
         output: directory to write.
@@ -257,12 +273,13 @@ def train_g2rec(
     model.evidence.fill(neighbours)
     if model.features is not None and features is not None:
         model.features.fill(features)
-    if item_embeddings.shape[1] == config.dimension:
-        rows = pd.Index(tokens["prototype_ids"]).get_indexer(pd.Index(ids))
-        start = tokens["prototype_embeddings"][rows]
-        with torch.no_grad():
-            model.items.weight.copy_(torch.from_numpy(item_embeddings))
-            model.prototypes.copy_(torch.from_numpy(np.ascontiguousarray(start, dtype=np.float32)))
+    rows = pd.Index(tokens["prototype_ids"]).get_indexer(pd.Index(ids))
+    with torch.no_grad():
+        for into, start in (
+            (model.items.weight, item_embeddings),
+            (model.prototypes, tokens["prototype_embeddings"][rows]),
+        ):
+            into.copy_(fitted(torch.from_numpy(np.array(start, dtype=np.float32)), config.dimension))
     trained = fit(model, data, config, runtime, label="g2rec", checkpoint=checkpoint)
     decoding = choose_decoding(model, data)
     save_model(

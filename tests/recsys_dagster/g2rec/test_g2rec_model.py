@@ -11,7 +11,7 @@ from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
 from recsys_dagster.g2rec.decoding import neighbour_matrix
-from recsys_dagster.g2rec.model import G2Rec, profile_arrays, train_g2rec
+from recsys_dagster.g2rec.model import G2Rec, fitted, profile_arrays, train_g2rec
 from recsys_dagster.layers.repeats import UNIT
 from recsys_dagster.models import load_model
 from recsys_dagster.training.batching import SequenceBatch, pad
@@ -198,6 +198,16 @@ def test_training_starts_from_the_tokens_learns_and_is_read_back(toy_data, tmp_p
     curve = pd.read_parquet(tmp_path / "g2rec" / "training.parquet")
     assert curve["item_loss"].iloc[-1] < curve["item_loss"].iloc[0]
     assert validation_recall(load_model(tmp_path / "g2rec"), toy_data) == pytest.approx(facts["validation_recall"])
+
+
+def test_embeddings_of_another_size_keep_their_products():
+    vectors = torch.randn(400, 32, generator=torch.Generator().manual_seed(0))
+    assert fitted(vectors, 32) is vectors
+    wider = fitted(vectors, 48)
+    torch.testing.assert_close(wider @ wider.T, vectors @ vectors.T, rtol=1e-3, atol=1e-3)
+    narrower = fitted(vectors, 16)
+    assert narrower.shape == (400, 16)
+    assert narrower.square().sum().item() == pytest.approx(vectors.square().sum().item(), rel=0.1)
 
 
 @pytest.fixture
