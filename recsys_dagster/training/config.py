@@ -38,6 +38,9 @@ class TrainingConfig(BaseModel):
 class NextItemConfig(TrainingConfig):
     """What a model of the next item is trained to do."""
 
+    weight_decay: float = Field(
+        0.1, ge=0, description="Decoupled weight decay (AdamW): what an item's own vector has learned of noise fades"
+    )
     similarity: Literal["cosine", "inner"] = Field(
         "cosine", description="Score of an item: cosine over a learned temperature, or inner product"
     )
