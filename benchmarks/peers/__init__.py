@@ -34,5 +34,9 @@ def environment_argument(parser: argparse.ArgumentParser, library: str = "") -> 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.peers.comparison import compare
+    from recsys_dagster.errors import RecsysError
 
-    return compare(options)
+    try:
+        return compare(options)
+    except RecsysError as error:
+        raise SystemExit(f"error: {error}") from None

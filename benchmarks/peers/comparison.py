@@ -113,6 +113,7 @@ class Rater:
     def __init__(self, command: list[str], task: Task) -> None:
         task.write()
         self.request, self.log = task.request, task.folder / "output.txt"
+        self.batch_size = task.request.batch_size or 1
         with self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 command, cwd=task.folder, env=worker_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
