@@ -63,9 +63,9 @@ def load(dataset: str) -> tuple[SequenceData, pd.DataFrame]:
 
 def task_of(data: SequenceData, folder: Path, **request: Any) -> Task:
     """A request over the train and validation splits."""
-    sizes = {"n_users": data.n_users, "n_items": data.n_items, "max_length": data.max_length}
-    splits = (Sequences(split.indptr, split.items) for split in (data.train, data.validation))
-    return Task(Request(**sizes, **request), *splits, folder)
+    train, validation = (Sequences(split.indptr, split.items) for split in (data.train, data.validation))
+    asked = Request(n_users=data.n_users, n_items=data.n_items, max_length=data.max_length, **request)
+    return Task(asked, train, validation, folder)
 
 
 def worker_command(python: Path, library: str, folder: Path) -> list[str]:
