@@ -1,0 +1,270 @@
+"""Training speed of SASRec beside the peers' SASRec, and what G2Rec's profile tokens cost over items alone.
+
+All take turns in one run, on one machine with the same number of threads: a window of steps each, again and again; a
+figure is the median of its windows. Ours run the project's own loop, the peers their libraries'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.common import main
+from benchmarks.peers import environment_argument
+from benchmarks.peers.comparison import Rater, exchange_folder, load, task_of, worker_command
+from benchmarks.peers.environment import python_of
+from recsys_dagster.baselines.config import SASRecConfig
+from recsys_dagster.baselines.sasrec import SASRec
+from recsys_dagster.data.histories import TEST
+from recsys_dagster.errors import RecsysError
+from recsys_dagster.g2rec.coengagement import build_graph
+from recsys_dagster.g2rec.config import G2RecConfig
+from recsys_dagster.g2rec.decoding import neighbour_matrix
+from recsys_dagster.g2rec.model import G2Rec, profile_arrays
+from recsys_dagster.g2rec.soft_modularity import SoftConfig, soft_memberships
+from recsys_dagster.progress import Progress
+from recsys_dagster.training.batching import Batches, SequenceBatch
+from recsys_dagster.training.config import TrainingConfig
+from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.loop import SequentialModel, _train_epoch
+from recsys_dagster.training.runtime import Runtime
+
+PEERS = (("recbole", 256), ("recbole", 2048), ("cornac", 512))
+"""Libraries and batch sizes (samples); 2,048 and 512 are their defaults. Of RecBole's two the faster one counts."""
+BATCH = 256
+SCORED_BATCHES = 8
+"""Batches of a window of inference."""
+TEMPERATURE = 0.05
+"""Of all levels, where none was searched: costs depend on how many prototypes an item has, not on which."""
+
+
+class Trainee(Protocol):
+    """Something that trains for a number of steps when told to."""
+
+    batch_size: int
+
+    def window(self, steps: int) -> dict[str, float]:
+        """Train for so many steps: seconds, steps, targets, items, cells."""
+        ...
+
+
+class Window:
+    """Consecutive batches of an endless stream of epochs, a few at a time, and what they held (`Batches`)."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.positions, self.batches = batches.positions, batches
+        self.steps, self.seen = 0, dict.fromkeys(("targets", "items", "cells"), 0)
+        self.stream = self._endless()
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, generator: np.random.Generator) -> Iterator[SequenceBatch]:
+        """The next `steps` batches; the stream has a generator of its own."""
+        for _ in range(self.steps):
+            batch = next(self.stream)
+            read = int(batch.lengths.sum())
+            for name, count in (("targets", read), ("items", read), ("cells", batch.items.numel())):
+                self.seen[name] += count
+            yield batch
+
+    def _endless(self) -> Iterator[SequenceBatch]:
+        generator = np.random.default_rng(0)
+        while True:
+            for batch in self.batches.epoch(generator):
+                assert isinstance(batch, SequenceBatch)
+                yield batch
+
+
+class Ours:
+    """A model of the project under its own training loop (`Trainee`).
+
+    Args:
+        model: fresh.
+        data: the splits.
+        config: the model's settings.
+    """
+
+    def __init__(self, model: SequentialModel, data: SequenceData, config: TrainingConfig) -> None:
+        self.model, self.data, self.config, self.batch_size = model, data, config, config.batch_size
+        self.batches = Window(model.batches(data, config))
+        self.optimiser = torch.optim.AdamW(
+            (p for p in model.parameters() if p.requires_grad), lr=config.learning_rate, betas=(0.9, 0.98)
+        )
+
+    def window(self, steps: int) -> dict[str, float]:
+        """Train for so many steps."""
+        self.batches.steps, self.batches.seen = steps, dict.fromkeys(self.batches.seen, 0)
+        started = time.perf_counter()
+        with Progress("training", None) as progress:
+            # the loop of `fit` itself, so that all it does in a step counts
+            _train_epoch(
+                self.model, self.model.loss, self.optimiser, self.batches, self.config, Runtime(), 0, progress
+            )  # fmt: skip
+        return {"seconds": time.perf_counter() - started, "steps": steps, **self.batches.seen}
+
+    def scoring(self, users: np.ndarray) -> float:
+        """Seconds of scoring the whole catalogue for these users, a batch at a time."""
+        histories = self.data.history(TEST)
+        started = time.perf_counter()
+        for batch in np.array_split(users, max(len(users) // BATCH, 1)):
+            self.model.score(batch, histories)
+        return time.perf_counter() - started
+
+
+class ItemsOnly(G2Rec):
+    """The same decoder over item tokens alone: no profile is made, added or learned."""
+
+    def profiles(self) -> torch.Tensor:
+        """0, which leaves item vectors as they are."""
+        return torch.zeros(())
+
+    def states(self, items: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The state after each item token, and the one before it."""
+        tokens = torch.nn.functional.embedding(items, x)
+        states = self.backbone(self.dropout(self.token_norm(tokens)))
+        return states[:, 1:], states[:, :-1]
+
+
+def g2rec_models(data: SequenceData) -> tuple[dict[str, Ours], dict[str, Any]]:
+    """G2Rec in both layouts and on items alone, with the project's graph and memberships; and facts of these."""
+    graph = build_graph(data.train)
+    soft = SoftConfig()
+    table, _ = soft_memberships(graph, data.n_items, soft.model_copy(update={"temperatures": [TEMPERATURE] * 3}))
+    columns, weights, ends, ids = profile_arrays(table, data.n_items)
+    neighbours = neighbour_matrix(graph, data.train.popularity(), G2RecConfig().neighbours)
+    shape = {
+        "n_items": data.n_items, "max_length": data.max_length, "prototypes": len(ids), "levels": len(ends),
+        "width": columns.shape[1], "edges": neighbours.nnz,
+    }  # fmt: skip
+    models = {}
+    for name, kind, settings in (
+        ("items", ItemsOnly, {"layout": "fused", "profile_weight": 0.0}),
+        ("fused", G2Rec, {"layout": "fused"}),
+        ("interleaved", G2Rec, {"layout": "interleaved"}),
+    ):
+        torch.manual_seed(0)
+        config = G2RecConfig.model_validate({"batch_size": BATCH, **settings})
+        model = kind(config, **shape)
+        model.profile_columns.copy_(torch.from_numpy(columns))
+        model.profile_weights.copy_(torch.from_numpy(weights))
+        model.level_ends.copy_(torch.from_numpy(ends))
+        model.evidence.fill(neighbours)
+        models[name] = Ours(model, data, config)
+    return models, {"prototypes": len(ids), "prototypes_an_item": round(len(table) / data.n_items, 2)}
+
+
+def take_turns(trainees: dict[str, Trainee], steps: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Windows of all in turn, the first one unmeasured; medians of what a second holds.
+
+    A window is `steps` steps of `BATCH` rows; where batches are larger it has as many fewer of them.
+    """
+    rows = []
+    for turn in range(rounds + 1):
+        for name, trainee in trainees.items():
+            found = trainee.window(max(round(steps * BATCH / trainee.batch_size), 2))
+            print(f"{'warm-up' if turn == 0 else f'round {turn}'}: {name} {found['seconds']:.2f} s", flush=True)
+            if turn:
+                rates = {unit: found[unit] / found["seconds"] for unit in ("targets", "items", "cells")}
+                rows.append({"name": name, **rates, "steps": found["steps"] / found["seconds"]})
+    medians = pd.DataFrame(rows).groupby("name", sort=False).median()
+    return {
+        str(name): {f"{unit}_per_second": round(float(row[unit]), 2) for unit in medians.columns}
+        for name, row in medians.iterrows()
+    }
+
+
+def scoring_seconds(models: dict[str, Ours], rounds: int) -> dict[str, float]:
+    """Median seconds of the same few batches of users for each, in turn; the first turn is unmeasured."""
+    data = next(iter(models.values())).data
+    users = np.random.default_rng(0).permutation(data.n_users)[: SCORED_BATCHES * BATCH].astype(np.int64)
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(rounds + 1):
+        for name, model in models.items():
+            seconds[name].append(model.scoring(users))
+    return {name: float(np.median(each[1:])) for name, each in seconds.items()}
+
+
+def overheads(data: SequenceData, steps: int, rounds: int) -> dict[str, Any]:
+    """What the layouts of G2Rec cost over items alone, as a share: 0.1 is a tenth more."""
+    models, facts = g2rec_models(data)
+    rates = take_turns(dict(models), steps, rounds)
+    plain = scoring_seconds(models, rounds)
+    for model in models.values():  # any weight above 0 costs the same
+        for name in ("profile_decoding", "graph_decoding"):
+            getattr(model.model, name).fill_(0.3 if model is not models["items"] else 0.0)
+    decoding = scoring_seconds(models, rounds)
+    timed = {"scoring_seconds": plain, "scoring_seconds_with_decoding": decoding}
+    rounded = {key: {name: round(value, 4) for name, value in each.items()} for key, each in timed.items()}
+    result: dict[str, Any] = {"g2rec": rates, **rounded}
+    for layout in ("fused", "interleaved"):
+        cost = rates["items"]["steps_per_second"] / rates[layout]["steps_per_second"] - 1  # the batches are the same
+        result[f"overhead_{layout}"] = result[f"overhead_{layout}_training"] = round(cost, 3)
+        result[f"overhead_{layout}_inference"] = round(plain[layout] / plain["items"] - 1, 3)
+        result[f"overhead_{layout}_inference_with_decoding"] = round(decoding[layout] / decoding["items"] - 1, 3)
+    return {**facts, **result}
+
+
+def speeds(data: SequenceData, pythons: dict[str, Path], steps: int, rounds: int) -> dict[str, Any]:
+    """SASRec here and there: medians of targets, items and cells a second."""
+    config = SASRecConfig(batch_size=BATCH, layers=2, heads=2)
+    model = SASRec(config, n_items=data.n_items, max_length=data.max_length)
+    trainees: dict[str, Trainee] = {"ours": Ours(model, data, config)}
+    with contextlib.ExitStack() as stack:
+        for library, batch_size in PEERS:
+            if library not in pythons:
+                continue
+            folder = Path(stack.enter_context(exchange_folder()))
+            task = task_of(
+                data, folder, library=library, model="SASRec", mode="rate", epochs=10**6, batch_size=batch_size,
+                threads=torch.get_num_threads(),
+            )  # fmt: skip
+            rater = Rater(worker_command(pythons[library], library, folder), task)
+            stack.callback(rater.close)
+            trainees[f"{library}_{batch_size}"] = rater
+        rates = take_turns(trainees, steps, rounds)
+    result: dict[str, Any] = {"sasrec": rates}
+    for library in pythons:
+        best = max(rate["targets_per_second"] for name, rate in rates.items() if name.startswith(library))
+        result[f"ratio_vs_{library}"] = round(rates["ours"]["targets_per_second"] / best, 2)
+    return result
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    wanted = [library for library in ("recbole", "cornac") if library not in options.without]
+    try:
+        pythons = {library: python_of(library, getattr(options, f"python_env_{library}")) for library in wanted}
+    except RecsysError as error:
+        raise SystemExit(f"error: {error}") from None
+    data, _ = load(options.dataset)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # as our training has it
+    positions = int(np.minimum(np.maximum(data.train.lengths - 1, 0), data.max_length).sum())
+    return {
+        "dataset": options.dataset,
+        "steps": options.steps,
+        "rounds": options.rounds,
+        "targets_an_epoch": positions,
+        **speeds(data, pythons, options.steps, options.rounds),
+        **overheads(data, options.steps, options.rounds),
+    }
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", default="beauty", help="a dataset of datasets.toml")
+    parser.add_argument("--steps", type=int, default=20, help="steps of a window, of 256 rows each")
+    parser.add_argument("--rounds", type=int, default=5, help="measured windows of each")
+    parser.add_argument("--without", nargs="*", default=[], choices=["recbole", "cornac"], help="peers to leave out")
+    for library in ("recbole", "cornac"):
+        environment_argument(parser, library)
+
+
+if __name__ == "__main__":
+    main(run, arguments)
