@@ -194,7 +194,7 @@ def scoring_seconds(models: dict[str, Ours], rounds: int) -> dict[str, float]:
 
 
 def overheads(data: SequenceData, steps: int, rounds: int) -> dict[str, Any]:
-    """What the layouts of G2Rec cost over items alone, as a share: 0.1 is a tenth more."""
+    """Time of each layout of G2Rec over that of items alone: 1.1 is a tenth more."""
     models, facts = g2rec_models(data)
     rates = take_turns(dict(models), steps, rounds)
     plain = scoring_seconds(models, rounds)
@@ -206,10 +206,10 @@ def overheads(data: SequenceData, steps: int, rounds: int) -> dict[str, Any]:
     rounded = {key: {name: round(value, 4) for name, value in each.items()} for key, each in timed.items()}
     result: dict[str, Any] = {"g2rec": rates, **rounded}
     for layout in ("fused", "interleaved"):
-        cost = rates["items"]["steps_per_second"] / rates[layout]["steps_per_second"] - 1  # the batches are the same
+        cost = rates["items"]["steps_per_second"] / rates[layout]["steps_per_second"]  # the batches are the same
         result[f"overhead_{layout}"] = result[f"overhead_{layout}_training"] = round(cost, 3)
-        result[f"overhead_{layout}_inference"] = round(plain[layout] / plain["items"] - 1, 3)
-        result[f"overhead_{layout}_inference_with_decoding"] = round(decoding[layout] / decoding["items"] - 1, 3)
+        result[f"overhead_{layout}_inference"] = round(plain[layout] / plain["items"], 3)
+        result[f"overhead_{layout}_inference_with_decoding"] = round(decoding[layout] / decoding["items"], 3)
     return {**facts, **result}
 
 
