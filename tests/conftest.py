@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
+
+# Small models gain nothing from more threads, and on a shared machine threads that wait for each other lose much. Set
+# before torch is imported, and for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def toy_interactions(n_users: int = 60, n_items: int = 24, seed: int = 0) -> pd.DataFrame:
