@@ -78,9 +78,7 @@ class Caser(SequentialModel):
 
     def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
         """Scores from the last window; that of an empty history is padding alone."""
-        last = (batch.lengths - 1).clamp(min=0)
-        states = self(batch)[torch.arange(len(last), device=last.device), last]
-        return states @ self.output.weight.T + self.bias
+        return batch.last(self(batch)) @ self.output.weight.T + self.bias
 
 
 def train_caser(

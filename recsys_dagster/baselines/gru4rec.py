@@ -47,9 +47,7 @@ class GRU4Rec(SequentialModel):
 
     def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
         """Scores after the last item; after an empty history the state is still zero and the biases decide."""
-        last = (batch.lengths - 1).clamp(min=0)
-        states = self(batch)[torch.arange(len(last), device=last.device), last]
-        states = states.masked_fill((batch.lengths == 0)[:, None], 0.0)
+        states = batch.last(self(batch)).masked_fill((batch.lengths == 0)[:, None], 0.0)
         return states @ self.items.weight.T + self.bias
 
 

@@ -74,9 +74,8 @@ class SASRec(SequentialModel):
 
     def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
         """Similarity of the last state to all items."""
-        last, vectors = (batch.lengths - 1).clamp(min=0), self.item_vectors()
-        states = self(batch, vectors)[torch.arange(len(last), device=last.device), last]
-        return self.next_item.scores(states, vectors)
+        vectors = self.item_vectors()
+        return self.next_item.scores(batch.last(self(batch, vectors)), vectors)
 
 
 def train_sasrec(

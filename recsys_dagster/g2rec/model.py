@@ -153,8 +153,7 @@ class G2Rec(SequentialModel):
         """
         x, y = self.item_vectors(), self.profiles()
         after, _ = self.states(batch.items, x, y)
-        last = (batch.lengths - 1).clamp(min=0)
-        state = after[torch.arange(len(last), device=last.device), last]
+        state = batch.last(after)
         scores = self.next_item.scores(state, x + y)
         if self.repeats is not None:
             scores = self.repeats.add_to(scores, batch)

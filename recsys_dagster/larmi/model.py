@@ -113,9 +113,7 @@ class LARMI(SequentialModel):
     def user_interests(self, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Interests after the whole history: float [batch, K, d] and bool [batch, K]."""
         interests, valid = self.interests(batch)
-        last = (batch.lengths - 1).clamp(min=0)
-        rows = torch.arange(len(last), device=last.device)
-        return interests[rows, last], valid[rows, last]
+        return batch.last(interests), batch.last(valid)
 
     def _align(self, capsules: torch.Tensor, semantic: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         """z_k: the semantic clusters summed by their attention to capsule k. float [batch, length, K, d]."""

@@ -37,6 +37,14 @@ class SequenceBatch:
         """bool [batch, length]: True at real positions."""
         return torch.arange(self.items.shape[1], device=self.items.device) < self.lengths[:, None]
 
+    def last(self, states: torch.Tensor) -> torch.Tensor:
+        """What stands at the last item of each history: [batch, ...] of [batch, length, ...].
+
+        An empty history has no such place and gives what stands at its first padding.
+        """
+        place = (self.lengths - 1).clamp(min=0)
+        return states[torch.arange(len(place), device=place.device), place]
+
     def to(self, device: str) -> SequenceBatch:
         """The same batch on another device."""
         targets = None if self.targets is None else self.targets.to(device)

@@ -64,6 +64,13 @@ def test_pad_keeps_the_latest_items_and_allows_an_empty_history():
     assert batch.items.dtype == torch.int64
 
 
+def test_last_is_what_stands_at_the_last_item():
+    batch = pad(histories([[1, 2, 3, 4], [], [7]]), np.array([0, 1, 2]), 3)
+    assert batch.last(batch.items).tolist() == [4, 0, 7]
+    states = torch.arange(18).view(3, 3, 2)
+    assert batch.last(states).tolist() == [[4, 5], [6, 7], [12, 13]]
+
+
 @settings(max_examples=50, deadline=None)
 @given(sequences=sequences, batch_size=st.integers(1, 16), seed=st.integers(0, 99))
 def test_an_epoch_has_every_pair_once_beside_an_item_that_the_user_lacks(sequences, batch_size, seed):
