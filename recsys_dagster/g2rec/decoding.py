@@ -14,8 +14,7 @@ from recsys_dagster.data.histories import VALIDATION, Histories
 from recsys_dagster.g2rec.graph import adjacency
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
-from recsys_dagster.training.loop import VALIDATION_CUTOFF, SequentialModel
-from recsys_dagster.training.ranking import target_ranks
+from recsys_dagster.training.loop import SequentialModel, validation_recall
 
 WEIGHTS = {"graph_decoding": (0.15, 0.3, 0.6, 1.0), "profile_decoding": (0.1, 0.2, 0.4)}
 """Weights of the two terms that are tried, in this order, each beside 0."""
@@ -109,10 +108,7 @@ def choose_decoding(model: SequentialModel, data: SequenceData) -> dict[str, flo
     judges = _some_targets(data.targets(VALIDATION), JUDGES)
 
     def recall() -> float:
-        ranks, _ = target_ranks(
-            model, data.history(VALIDATION), judges, mask_seen=data.mask_seen, label="g2rec: weights of decoding"
-        )
-        return float(np.mean(ranks.ranks <= VALIDATION_CUTOFF)) if len(ranks.ranks) else 0.0
+        return validation_recall(model, data, judges, label="g2rec: weights of decoding")
 
     chosen, best = {}, recall()
     for name, grid in WEIGHTS.items():
