@@ -20,12 +20,12 @@ from recsys_dagster.layers.features import FeatureVectors
 from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.repeats import RepeatBias
 from recsys_dagster.layers.sparse import csr_pair, sparse_product
-from recsys_dagster.training.artifact import save_model
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
-from recsys_dagster.training.loop import SequentialModel, fit
+from recsys_dagster.training.loop import SequentialModel
 from recsys_dagster.training.loss import catalogue_cross_entropy
 from recsys_dagster.training.runtime import Runtime
+from recsys_dagster.training.train import train_and_save
 
 MAP_SEED = 2027
 
@@ -253,7 +253,6 @@ def train_g2rec(
         checkpoint: directory for the state of an unfinished run.
         features: what items have in common, if the model is to know.
     """
-    torch.manual_seed(runtime.seed)
     columns, weights, ends, ids = profile_arrays(memberships, data.n_items)
     neighbours = neighbour_matrix(graph, data.train.popularity(), config.neighbours)
     shape = {
@@ -265,28 +264,26 @@ def train_g2rec(
         "edges": neighbours.nnz,
         **FeatureVectors.shape(features),
     }
-    model = G2Rec(config, **shape)
-    model.profile_columns.copy_(torch.from_numpy(columns))
-    model.profile_weights.copy_(torch.from_numpy(weights))
-    model.level_ends.copy_(torch.from_numpy(ends))
-    model.evidence.fill(neighbours)
-    if model.features is not None and features is not None:
-        model.features.fill(features)
     rows = pd.Index(tokens["prototype_ids"]).get_indexer(pd.Index(ids))
-    with torch.no_grad():
-        for into, start in (
-            (model.items.weight, item_embeddings),
-            (model.prototypes, tokens["prototype_embeddings"][rows]),
-        ):
-            into.copy_(fitted(torch.from_numpy(np.array(start, dtype=np.float32)), config.dimension))
-    trained = fit(model, data, config, runtime, label="g2rec", checkpoint=checkpoint)
-    decoding = choose_decoding(model, data)
-    save_model(
-        output,
-        name="g2rec",
-        config=config.model_dump(),
-        shape=shape,
-        state=model.learned_state(),
-        history=trained.history,
-    )
-    return trained.facts | {"prototypes": len(ids), **decoding}
+
+    def build(config: G2RecConfig, **sizes: int) -> G2Rec:
+        model = G2Rec(config, **sizes)
+        model.profile_columns.copy_(torch.from_numpy(columns))
+        model.profile_weights.copy_(torch.from_numpy(weights))
+        model.level_ends.copy_(torch.from_numpy(ends))
+        model.evidence.fill(neighbours)
+        if model.features is not None and features is not None:
+            model.features.fill(features)
+        with torch.no_grad():
+            for into, start in (
+                (model.items.weight, item_embeddings),
+                (model.prototypes, tokens["prototype_embeddings"][rows]),
+            ):
+                into.copy_(fitted(torch.from_numpy(np.array(start, dtype=np.float32)), config.dimension))
+        return model
+
+    def decide(model: SequentialModel) -> dict[str, float]:
+        return choose_decoding(model, data)
+
+    facts = train_and_save("g2rec", build, shape, data, config, runtime, output, checkpoint, finish=decide)
+    return facts | {"prototypes": len(ids)}

@@ -14,12 +14,12 @@ from recsys_dagster.larmi.contrastive import SynthesizedUser, contrastive_loss, 
 from recsys_dagster.layers.capsules import dynamic_routing
 from recsys_dagster.layers.pooling import prefix_cluster_pooling
 from recsys_dagster.layers.repeats import RepeatBias
-from recsys_dagster.training.artifact import save_model
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
-from recsys_dagster.training.loop import SequentialModel, fit
+from recsys_dagster.training.loop import SequentialModel
 from recsys_dagster.training.loss import catalogue_cross_entropy
 from recsys_dagster.training.runtime import Runtime
+from recsys_dagster.training.train import train_and_save
 
 ROUTING_SEED = 2027
 """Of the starting logits of the routing: part of the model, not of the training run."""
@@ -189,20 +189,16 @@ def train_larmi(
         output: directory to write.
         checkpoint: directory for the state of an unfinished run.
     """
-    torch.manual_seed(runtime.seed)
     keys, values = cluster_table(user_clusters, data.n_items)
+    synthesized = synthesized_users(representative_clusters)
     shape = {"n_items": data.n_items, "max_length": data.max_length, "memberships": len(keys)}
-    model = LARMI(config, **shape)
-    model.cluster_keys.copy_(keys)
-    model.cluster_values.copy_(values)
-    model.synthesized = synthesized_users(representative_clusters)
-    trained = fit(model, data, config, runtime, label="larmi", checkpoint=checkpoint)
-    save_model(
-        output,
-        name="larmi",
-        config=config.model_dump(),
-        shape=shape,
-        state=model.learned_state(),
-        history=trained.history,
-    )
-    return trained.facts | {"synthesized_users": len(model.synthesized)}
+
+    def build(config: LARMIConfig, **sizes: int) -> LARMI:
+        model = LARMI(config, **sizes)
+        model.cluster_keys.copy_(keys)
+        model.cluster_values.copy_(values)
+        model.synthesized = synthesized
+        return model
+
+    facts = train_and_save("larmi", build, shape, data, config, runtime, output, checkpoint)
+    return facts | {"synthesized_users": len(synthesized)}

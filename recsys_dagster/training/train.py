@@ -23,6 +23,7 @@ def train_and_save(
     runtime: Runtime,
     output: Path,
     checkpoint: Path | None = None,
+    finish: Callable[[SequentialModel], Mapping[str, float]] | None = None,
 ) -> dict[str, float | int | str]:
     """Build a model from the run's seed, train it and write its model directory.
 
@@ -35,6 +36,7 @@ def train_and_save(
         runtime: device, precision, seed.
         output: directory to write.
         checkpoint: directory for the state of an unfinished run; None keeps no state.
+        finish: called with the trained model before it is written, for what is set after training; returns figures.
 
     Returns:
         Figures for people.
@@ -42,6 +44,7 @@ def train_and_save(
     torch.manual_seed(runtime.seed)
     model = build(config, **shape)
     trained = fit(model, data, config, runtime, label=name, checkpoint=checkpoint)
+    finished = {} if finish is None else finish(model)
     save_model(
         output,
         name=name,
@@ -50,4 +53,4 @@ def train_and_save(
         state=model.learned_state(),
         history=trained.history,
     )
-    return trained.facts
+    return {**trained.facts, **finished}

@@ -180,16 +180,16 @@ def tokens(data):
 
 
 def test_training_starts_from_the_tokens_learns_and_is_read_back(toy_data, tmp_path, monkeypatch):
-    from recsys_dagster.g2rec import model as module
+    from recsys_dagster.training import train
 
     started = {}
-    real = module.fit
+    real = train.fit
 
     def spy(model, *arguments, **named):
         started["items"], started["prototypes"] = model.items.weight.clone(), model.prototypes.clone()
         return real(model, *arguments, **named)
 
-    monkeypatch.setattr(module, "fit", spy)
+    monkeypatch.setattr(train, "fit", spy)
     embeddings = np.random.default_rng(1).normal(size=(24, 16)).astype(np.float32)
     facts = train_g2rec(
         toy_data, GRAPH, memberships(), tokens(toy_data), embeddings, SMALL, Runtime(), tmp_path / "g2rec"
