@@ -29,9 +29,7 @@ class RepeatBias(nn.Module):
     def prefixes(self, batch: SequenceBatch) -> ScoreBias:
         """The bias of every prefix: one pair for each real position (counted over the batch) and distinct item."""
         mask, items = batch.mask, batch.items
-        order = torch.arange(items.shape[1], device=items.device)
-        same = (items[:, :, None] == items[:, None, :]) & mask[:, :, None] & mask[:, None, :]
-        upper = order[None, :] > order[:, None]  # [position, later position]
+        order, same, upper = _occurrences(batch)
         again = torch.where(same & upper, order, len(order)).amin(2)  # the next position of the same item
         counts = (same & ~upper).sum(2)  # how often the item was there by then
         # an item of a prefix stands at its last occurrence there
@@ -44,9 +42,7 @@ class RepeatBias(nn.Module):
     def add_to(self, scores: torch.Tensor, batch: SequenceBatch) -> torch.Tensor:
         """Add the bias of whole histories to scores float [batch, N], in place."""
         mask, items = batch.mask, batch.items
-        order = torch.arange(items.shape[1], device=items.device)
-        same = (items[:, :, None] == items[:, None, :]) & mask[:, :, None] & mask[:, None, :]
-        upper = order[None, :] > order[:, None]
+        _, same, upper = _occurrences(batch)
         row, position = (mask & ~(same & upper).any(2)).nonzero(as_tuple=True)
         counts = same.sum(2)[row, position]
         scores[row, items[row, position]] += self._values(batch.lengths[row] - 1 - position, counts).to(scores)
@@ -57,3 +53,16 @@ class RepeatBias(nn.Module):
         group = torch.where(lag < NEAR, lag, far).clamp(max=GROUPS - 1)
         values: torch.Tensor = UNIT * (self.by_lag[group] + self.by_count * counts.log())
         return values
+
+
+def _occurrences(batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Which positions of a history hold one item.
+
+    Returns:
+        order int64 [length], 0, 1, 2, ...; same bool [batch, length, length], both positions are real and hold the same
+        item; upper bool [length, length], the second position is the later one.
+    """
+    mask, items = batch.mask, batch.items
+    order = torch.arange(items.shape[1], device=items.device)
+    same = (items[:, :, None] == items[:, None, :]) & mask[:, :, None] & mask[:, None, :]
+    return order, same, order[None, :] > order[:, None]

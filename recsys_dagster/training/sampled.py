@@ -68,10 +68,14 @@ def sampled_cross_entropy(
     if bias is not None:
         is_own = bias.items == targets[bias.positions]
         own = own.index_put((bias.positions[is_own],), bias.values[is_own], accumulate=True)
-        slot = torch.searchsorted(sample, bias.items).clamp(max=len(sample) - 1)
-        there = sample[slot] == bias.items
-        scores = scores.index_put((bias.positions[there], slot[there]), bias.values[there], accumulate=True)
-    slot = torch.searchsorted(sample, targets).clamp(max=len(sample) - 1)
-    hit = sample[slot] == targets
+        slot, drawn = _slots(sample, bias.items)
+        scores = scores.index_put((bias.positions[drawn], slot[drawn]), bias.values[drawn], accumulate=True)
+    slot, hit = _slots(sample, targets)
     scores = scores.index_put((rows[hit], slot[hit]), torch.full((), -torch.inf, device=scores.device))
     return (torch.logaddexp(own, scores.logsumexp(1)) - own).mean()
+
+
+def _slots(sample: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where items int64 [n] stand in a rising sample: int64 [n], and bool [n], which of them it holds at all."""
+    slot = torch.searchsorted(sample, items).clamp(max=len(sample) - 1)
+    return slot, sample[slot] == items
