@@ -1,4 +1,4 @@
-"""What is added to the decoder's scores when items are ranked: the predicted profile and the graph's own evidence."""
+"""What is added to the decoder's scores when items are ranked: the graph's own evidence, and with what weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import nn
-from torch.nn import functional
 
 from recsys_dagster.data.histories import VALIDATION, Histories
 from recsys_dagster.g2rec.graph import adjacency
@@ -22,7 +21,7 @@ JUDGES = 10_000
 """Most validation users on whom the weights are chosen."""
 DECAY = 0.8
 """An item of the history counts this much less with every item after it."""
-LEAST_EVIDENCE, LEAST_FIT = 1e-3, 1e-9
+LEAST_EVIDENCE = 1e-3
 """Added before the logarithm: what an item without any evidence has."""
 
 
@@ -85,19 +84,6 @@ class GraphEvidence(nn.Module):
         found = torch.zeros(len(batch.lengths) * n_items, device=row.device)
         found.index_add_(0, place, torch.repeat_interleave(weight, counts) * self.similarity[edge])
         return (found.view(-1, n_items) + LEAST_EVIDENCE).log()
-
-
-def profile_fit(logs: torch.Tensor, columns: torch.Tensor, weights: torch.Tensor, levels: int) -> torch.Tensor:
-    """``log(mean over levels of sum_c P_ic p_c)``, float [batch, N].
-
-    Args:
-        logs: log p float [batch, C], a distribution over each level's prototypes.
-        columns: int64 [N, width], prototypes of each item.
-        weights: float [N, width], their probabilities.
-        levels: number of levels.
-    """
-    fit = functional.embedding_bag(columns, logs.exp().T.contiguous(), per_sample_weights=weights, mode="sum")
-    return (fit.T / levels).clamp(min=LEAST_FIT).log()
 
 
 def choose_decoding(model: SequentialModel, data: SequenceData) -> dict[str, float]:

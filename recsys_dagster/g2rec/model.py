@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +15,11 @@ from torch.nn import functional
 from recsys_dagster.data.features import ItemFeatures
 from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
-from recsys_dagster.g2rec.decoding import GraphEvidence, choose_decoding, neighbour_matrix, profile_fit
+from recsys_dagster.g2rec.decoding import GraphEvidence, choose_decoding, neighbour_matrix
 from recsys_dagster.layers.features import FeatureVectors
 from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.repeats import RepeatBias
-from recsys_dagster.layers.sparse import csr_pair, sparse_product
+from recsys_dagster.layers.sparse import BufferMatrix, csr_pair
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.loop import SequentialModel
@@ -28,6 +28,8 @@ from recsys_dagster.training.runtime import Runtime
 from recsys_dagster.training.train import train_and_save
 
 MAP_SEED = 2027
+LEAST_FIT = 1e-9
+"""An item's fit to the predicted profile is taken to be this much at least: its logarithm stays finite."""
 
 
 class G2Rec(SequentialModel):
@@ -85,9 +87,9 @@ class G2Rec(SequentialModel):
         self.profile_columns: torch.Tensor
         self.profile_weights: torch.Tensor
         self.level_ends: torch.Tensor
-        self._made: tuple[Any, tuple[torch.Tensor, torch.Tensor]] | None = None
         self.profile_decoding: torch.Tensor
         self.graph_decoding: torch.Tensor
+        self.memberships = BufferMatrix(partial(_mean_memberships, n_prototypes=prototypes, levels=levels))
 
     def profiles(self) -> torch.Tensor:
         """Y float [N, d], Eq. 7, the mean over levels."""
@@ -95,17 +97,7 @@ class G2Rec(SequentialModel):
 
     def _mean_of(self, vectors: torch.Tensor) -> torch.Tensor:
         """float [N, d]: P times prototypes' vectors [C, d], the mean over levels."""
-        return sparse_product(*self._memberships(), vectors)
-
-    def _memberships(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """P / levels as a sparse matrix [N, C], and its transpose; made again when the buffers change."""
-        key = (self.profile_weights.device, self.profile_weights._version, self.profile_columns._version)
-        if self._made is None or self._made[0] != key:
-            rows, slot = self.profile_weights.nonzero(as_tuple=True)
-            values = self.profile_weights[rows, slot] / len(self.level_ends)
-            shape = (self.n_items, len(self.prototypes))
-            self._made = (key, csr_pair(rows, self.profile_columns[rows, slot], values, shape))
-        return self._made[1]
+        return self.memberships.product(vectors, self.profile_columns, self.profile_weights)
 
     def item_vectors(self) -> torch.Tensor:
         """X float [N, d]: an item's own vector, plus the mean of its features' where there are any."""
@@ -149,7 +141,7 @@ class G2Rec(SequentialModel):
         """log F(next item | history), up to a constant: similarity of the last state to x_i + y_i, and more.
 
         These are the bias of repeats, and weighed as the validation split tells (`choose_decoding`) the fit of items to
-        the predicted profile (`profile_fit`) and what they share with the history in the graph (`GraphEvidence`).
+        the predicted profile (`_profile_fit`) and what they share with the history in the graph (`GraphEvidence`).
         """
         x, y = self.item_vectors(), self.profiles()
         after, _ = self.states(batch.items, x, y)
@@ -158,9 +150,7 @@ class G2Rec(SequentialModel):
         if self.repeats is not None:
             scores = self.repeats.add_to(scores, batch)
         if self.profile_decoding > 0:
-            logs = self._profile_logs(state)
-            fit = profile_fit(logs, self.profile_columns, self.profile_weights, len(self.level_ends))
-            scores = scores + self.profile_decoding * fit
+            scores = scores + self.profile_decoding * self._profile_fit(state)
         if self.graph_decoding > 0:
             scores = scores + self.graph_decoding * self.evidence(batch)
         return scores.masked_fill_((batch.lengths == 0)[:, None], 0.0)
@@ -179,12 +169,23 @@ class G2Rec(SequentialModel):
         wanted = (queries * functional.embedding(items, self._mean_of(keys))).sum(1).mean()
         return torch.stack(normalisers).mean() - wanted
 
-    def _profile_logs(self, states: torch.Tensor) -> torch.Tensor:
-        """log p float [positions, C]: a softmax over each level's prototypes (Eq. 12)."""
+    def _profile_fit(self, states: torch.Tensor) -> torch.Tensor:
+        """``log(mean over levels of sum_c P_ic p_c)``, float [batch, N].
+
+        p is the predicted profile, a softmax over each level's prototypes (Eq. 12).
+        """
         logits = self.next_item.scores(states, self.prototypes)
         ends = self.level_ends.tolist()
-        levels = [logits[:, start:end].log_softmax(1) for start, end in zip([0, *ends], ends, strict=False)]
-        return torch.cat(levels, dim=1)
+        levels = [logits[:, start:end].softmax(1) for start, end in zip([0, *ends], ends, strict=False)]
+        return self._mean_of(torch.cat(levels, dim=1).T).T.clamp(min=LEAST_FIT).log()
+
+
+def _mean_memberships(
+    columns: torch.Tensor, weights: torch.Tensor, n_prototypes: int, levels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """P / levels as a sparse matrix [N, C], and its transpose."""
+    rows, slot = weights.nonzero(as_tuple=True)
+    return csr_pair(rows, columns[rows, slot], weights[rows, slot] / levels, (len(weights), n_prototypes))
 
 
 def fitted(vectors: torch.Tensor, d: int) -> torch.Tensor:

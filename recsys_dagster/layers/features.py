@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
 
 from recsys_dagster.data.features import ItemFeatures
-from recsys_dagster.layers.sparse import csr_pair, sparse_product
+from recsys_dagster.layers.sparse import BufferMatrix, csr_pair
 
 
 class FeatureVectors(nn.Module):
@@ -31,7 +31,7 @@ class FeatureVectors(nn.Module):
         self.register_buffer("starts", torch.zeros(n_items, dtype=torch.int64))
         self.features: torch.Tensor
         self.starts: torch.Tensor
-        self._made: tuple[Any, tuple[torch.Tensor, torch.Tensor]] | None = None
+        self.means = BufferMatrix(partial(_means, n_features=n_features))
 
     @staticmethod
     def shape(features: ItemFeatures | None) -> dict[str, int]:
@@ -47,15 +47,12 @@ class FeatureVectors(nn.Module):
 
     def forward(self) -> torch.Tensor:
         """float [N, d]."""
-        return sparse_product(*self._means(), self.vectors)
+        return self.means.product(self.vectors, self.features, self.starts)
 
-    def _means(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean as a sparse matrix [N, n_features], and its transpose; made again when the buffers change."""
-        key = (self.features.device, self.features._version, self.starts._version)
-        if self._made is None or self._made[0] != key:
-            counts = torch.diff(self.starts, append=torch.tensor([len(self.features)], device=self.starts.device))
-            rows = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-            values = torch.repeat_interleave(1.0 / counts.clamp(min=1), counts)
-            pair = csr_pair(rows, self.features, values, (len(counts), len(self.vectors)))
-            self._made = (key, pair)
-        return self._made[1]
+
+def _means(features: torch.Tensor, starts: torch.Tensor, n_features: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean over an item's features as a sparse matrix [N, n_features], and its transpose."""
+    counts = torch.diff(starts, append=torch.tensor([len(features)], device=starts.device))
+    rows = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    values = torch.repeat_interleave(1.0 / counts.clamp(min=1), counts)
+    return csr_pair(rows, features, values, (len(counts), n_features))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,3 +44,23 @@ def csr_pair(
         matrix = torch.sparse_coo_tensor(torch.stack([rows, columns]), values, shape, check_invariants=False)
         turned = torch.sparse_coo_tensor(torch.stack([columns, rows]), values, shape[::-1], check_invariants=False)
         return matrix.to_sparse_csr(), turned.to_sparse_csr()
+
+
+class BufferMatrix:
+    """A sparse matrix that stands in a module's buffers in another form; made of them, and again when they change.
+
+    Args:
+        make: gives the matrix and its transpose (see `csr_pair`) from the buffers. Not a method of the module: the two
+            would hold each other in memory.
+    """
+
+    def __init__(self, make: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self.make = make
+        self._made: tuple[Any, tuple[torch.Tensor, torch.Tensor]] | None = None
+
+    def product(self, x: torch.Tensor, *buffers: torch.Tensor) -> torch.Tensor:
+        """``matrix @ x``, differentiable in x: float [columns, d]."""
+        key = [(buffer.device, buffer._version) for buffer in buffers]  # writes in place raise the version
+        if self._made is None or self._made[0] != key:
+            self._made = (key, self.make(*buffers))
+        return sparse_product(*self._made[1], x)

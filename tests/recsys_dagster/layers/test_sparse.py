@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from recsys_dagster.layers.sparse import csr_pair, sparse_product
+from recsys_dagster.layers.sparse import BufferMatrix, csr_pair, sparse_product
 
 
 def test_product_and_gradient_equal_the_dense_ones():
@@ -22,3 +22,20 @@ def test_narrow_formats_are_left_at_the_door():
     pair = csr_pair(torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([2.0, 3.0]), (2, 2))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert sparse_product(*pair, torch.eye(2)).dtype == torch.float32
+
+
+def test_a_matrix_of_buffers_follows_them_and_is_made_once_for_each_state():
+    made = []
+
+    def diagonal(values):
+        made.append(values.tolist())
+        place = torch.arange(len(values))
+        return csr_pair(place, place, values, (len(values), len(values)))
+
+    matrix, buffer, x = BufferMatrix(diagonal), torch.tensor([2.0, 3.0]), torch.ones(2, 1)
+    for _ in range(2):
+        assert matrix.product(x, buffer).flatten().tolist() == [2.0, 3.0]
+    buffer.copy_(torch.tensor([5.0, 7.0]))
+    for _ in range(2):
+        assert matrix.product(x, buffer).flatten().tolist() == [5.0, 7.0]
+    assert made == [[2.0, 3.0], [5.0, 7.0]]
