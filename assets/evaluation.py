@@ -1,6 +1,5 @@
 """Group `evaluation`: what the models are worth, side by side, and what they recommend."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from assets.common import COMMON, MULTI, OWNERS, Stopwatch, data_fingerprint, materialized, picture, sequence_data
-from assets.models import RUNTIME_FILE, trained_models
+from assets.models import trained_models, trained_on
 from assets.tables import conform, definition_metadata
 from recsys_dagster.data.registry import get_dataset
 from recsys_dagster.errors import RecsysError
@@ -44,13 +43,6 @@ class MetricsConfig(dg.Config):
 
     ks: list[int] = Field([1, 5, 10, 20, 50], min_length=1, description="Cut-offs of Recall, HR and NDCG")
     batch_size: int = Field(256, ge=1, description="Users scored at once")
-
-
-def trained_on(directory: Path) -> dict[str, Any]:
-    """What is recorded of a stored model's training: device, seed, interactions. Popularity has no record."""
-    runtime = directory / RUNTIME_FILE
-    facts: dict[str, Any] = json.loads(runtime.read_text(encoding="utf-8")) if runtime.exists() else {}
-    return facts
 
 
 def comparison_models(

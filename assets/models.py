@@ -50,6 +50,13 @@ def trained_models(directory: Path) -> list[Path]:
     return [directory, *further]
 
 
+def trained_on(directory: Path) -> dict[str, Any]:
+    """What is recorded of a stored model's training: device, seed, interactions. Popularity has no record."""
+    runtime = directory / RUNTIME_FILE
+    facts: dict[str, Any] = json.loads(runtime.read_text(encoding="utf-8")) if runtime.exists() else {}
+    return facts
+
+
 class SASRecModelConfig(SASRecConfig, dg.Config):
     """Settings of SASRec."""
 
@@ -81,13 +88,14 @@ def train_into_staging(
     asset, partition = context.asset_key.to_user_string(), context.partition_key
     runtime = runtime_of(gpu)
     output = store.staging(asset, partition)
-    data, settings = data_fingerprint(interactions), config.model_dump(exclude={"seeds"})
+    data, learned_from = data_fingerprint(interactions), data_fingerprint(*inputs)
+    settings = config.model_dump(exclude={"seeds"})
     facts: list[dict[str, Any]] = []
     try:
         for seed in range(runtime.seed, runtime.seed + config.seeds):
             run = runtime.model_copy(update={"seed": seed})
             folder = output if seed == runtime.seed else output / f"{SEED_FOLDER}{seed}"
-            mark = fingerprint(settings, run, data, data_fingerprint(*inputs))
+            mark = fingerprint(settings, run, data, learned_from)
             facts.append(dict(train(run, folder, store.checkpoint(asset, partition, mark))))
             about = {**run.model_dump(), "interactions": data}
             (folder / RUNTIME_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

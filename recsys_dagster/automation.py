@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from assets.comparisons import GROUP
 from assets.partitions import datasets
 
 RECLUSTER = ("coengagement_graph", "soft_memberships", "prototypes", "interest_tokens")
@@ -23,7 +24,7 @@ TRAIN = (
 NEEDED_AT_NIGHT = ("interactions", "item_embeddings")
 """What a dataset must have before the nightly job can run on it: its data, and the embeddings of its last training."""
 
-COMPARISONS = dg.AssetSelection.groups("comparisons")
+COMPARISONS = dg.AssetSelection.groups(GROUP)
 EVALUATED = ("metrics", "user_metrics", "leaderboard", "interest_report")
 
 full_lineage = dg.define_asset_job(
