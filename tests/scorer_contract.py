@@ -1,16 +1,15 @@
 """What every model has to hold, as base classes for its tests.
 
-A test class names its model and how to train it, and inherits the tests:
+A test class names its model, which `recsys_dagster.baselines.<name>.train_<name>` trains, and inherits the tests:
 
     class TestBPR(LearnerContract):
         name, floor = "bpr", (0.28, 0.14)
         quick, quality = BPRConfig(epochs=3, dimension=8), BPRConfig(epochs=15)
 
-        def train(self, data, config, output, runtime, checkpoint=None):
-            return train_bpr(data, config, runtime, output, checkpoint)
-
 The checks run on the toy data in a few epochs; the floor is measured on the dataset `sample`.
 """
+
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -131,6 +130,10 @@ class ScorerContract:
 
 class LearnerContract(ScorerContract):
     """Of anything that the training loop trains."""
+
+    def train(self, data, config, output, runtime, checkpoint=None):
+        train = getattr(import_module(f"recsys_dagster.baselines.{self.name}"), f"train_{self.name}")
+        return train(data, config, runtime, output, checkpoint)
 
     def test_the_same_seed_gives_the_same_weights(self, trained, toy_data, tmp_path):
         self.train_quickly(toy_data, tmp_path / "again", Runtime())

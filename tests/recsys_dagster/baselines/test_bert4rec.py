@@ -3,7 +3,7 @@ import pytest
 import torch
 from scorer_contract import LearnerContract
 
-from recsys_dagster.baselines.bert4rec import BERT4Rec, train_bert4rec
+from recsys_dagster.baselines.bert4rec import BERT4Rec
 from recsys_dagster.baselines.config import BERT4RecConfig
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.training.batching import SequenceBatch
@@ -15,9 +15,6 @@ class TestBERT4Rec(LearnerContract):
     name, floor = "bert4rec", (0.175, 0.094)
     quick = BERT4RecConfig(epochs=3, batch_size=16, dimension=8, dropout=0.1, copies=2)
     quality = BERT4RecConfig(epochs=6, dimension=32, layers=1, copies=8, learning_rate=5e-3, dropout=0.1)
-
-    def train(self, data, config, output, runtime, checkpoint=None):
-        return train_bert4rec(data, config, runtime, output, checkpoint)
 
 
 def build(**settings):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scorer_contract import LearnerContract
 
-from recsys_dagster.baselines.bpr import BPR, train_bpr
+from recsys_dagster.baselines.bpr import BPR
 from recsys_dagster.baselines.config import BPRConfig
 from recsys_dagster.training.batching import PairBatch, pad
 
@@ -12,9 +12,6 @@ class TestBPR(LearnerContract):
     name, floor = "bpr", (0.27, 0.137)
     quick = BPRConfig(epochs=3, batch_size=32, dimension=8)
     quality = BPRConfig(epochs=10, dimension=32, learning_rate=5e-3)
-
-    def train(self, data, config, output, runtime, checkpoint=None):
-        return train_bpr(data, config, runtime, output, checkpoint)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scorer_contract import LearnerContract
 
-from recsys_dagster.baselines.caser import Caser, train_caser
+from recsys_dagster.baselines.caser import Caser
 from recsys_dagster.baselines.config import CaserConfig
 from recsys_dagster.training.batching import SequenceBatch
 
@@ -14,9 +14,6 @@ class TestCaser(LearnerContract):
     name, floor = "caser", (0.27, 0.16)
     quick = CaserConfig(epochs=3, batch_size=16, dimension=8, dropout=0.1, horizontal_filters=4)
     quality = CaserConfig(epochs=5, dimension=32, learning_rate=1e-2)
-
-    def train(self, data, config, output, runtime, checkpoint=None):
-        return train_caser(data, config, runtime, output, checkpoint)
 
 
 @pytest.fixture

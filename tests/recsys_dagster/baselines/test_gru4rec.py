@@ -4,7 +4,7 @@ import torch
 from scorer_contract import LearnerContract
 
 from recsys_dagster.baselines.config import GRU4RecConfig
-from recsys_dagster.baselines.gru4rec import GRU4Rec, train_gru4rec
+from recsys_dagster.baselines.gru4rec import GRU4Rec
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.training.batching import SequenceBatch, pad
 
@@ -13,9 +13,6 @@ class TestGRU4Rec(LearnerContract):
     name, floor = "gru4rec", (0.39, 0.215)
     quick = GRU4RecConfig(epochs=3, batch_size=16, dimension=8, dropout=0.1, layers=2)
     quality = GRU4RecConfig(epochs=5, dimension=32, learning_rate=1e-2)
-
-    def train(self, data, config, output, runtime, checkpoint=None):
-        return train_gru4rec(data, config, runtime, output, checkpoint)
 
 
 @pytest.fixture

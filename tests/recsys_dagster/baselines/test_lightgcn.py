@@ -20,9 +20,6 @@ class TestLightGCN(LearnerContract):
     quick = LightGCNConfig(epochs=3, batch_size=32, dimension=8)
     quality = LightGCNConfig(epochs=5, dimension=32, learning_rate=5e-3)
 
-    def train(self, data, config, output, runtime, checkpoint=None):
-        return train_lightgcn(data, config, runtime, output, checkpoint)
-
 
 @pytest.fixture
 def histories():
