@@ -20,13 +20,12 @@ import pandas as pd
 import torch
 
 from assets.g2rec import validation_links
-from benchmarks.common import main, prepared
+from benchmarks.common import main
+from benchmarks.items_only import ItemsOnly
+from benchmarks.ranking import load, ranked
 from recsys_dagster.baselines.config import SASRecConfig
 from recsys_dagster.baselines.sasrec import item_embeddings, train_sasrec
 from recsys_dagster.data.features import item_features
-from recsys_dagster.data.prepare import sample_negatives
-from recsys_dagster.data.registry import get_dataset
-from recsys_dagster.evaluation.protocol import deciding_k, evaluate
 from recsys_dagster.g2rec import decoding
 from recsys_dagster.g2rec import model as g2rec
 from recsys_dagster.g2rec.coengagement import build_graph
@@ -35,17 +34,7 @@ from recsys_dagster.g2rec.night import hard_labels
 from recsys_dagster.g2rec.soft_modularity import SoftConfig, soft_memberships
 from recsys_dagster.g2rec.tokens import interest_tokens
 from recsys_dagster.models import load_model
-from recsys_dagster.training.data import SequenceData
-from recsys_dagster.training.ranking import Scorer
 from recsys_dagster.training.runtime import Runtime
-
-
-class WithoutTokens(g2rec.G2Rec):
-    """Items alone: the same decoder, no interest tokens and no prototypes in the output layer."""
-
-    def profiles(self) -> torch.Tensor:
-        """Nothing."""
-        return torch.zeros_like(self.items.weight)
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,7 @@ class Variant:
     """One change: settings of the recommender, of the memberships, or of the model's class."""
 
     settings: dict[str, Any] = field(default_factory=dict)
-    clustering: dict[str, Any] = field(default_factory=dict)
+    temperature_scale: float = 1.0
     change: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
     model: type[g2rec.G2Rec] = g2rec.G2Rec
     decoded: bool = True
@@ -80,12 +69,12 @@ VARIANTS: dict[str, Variant] = {
     "profile loss x 3": Variant({"profile_weight": 0.3}),
     "profile loss x 10": Variant({"profile_weight": 1.0}),
     "hard memberships": Variant(change=hard),
-    "temperatures / 3": Variant(clustering={"scale": 1 / 3}),
-    "temperatures x 3": Variant(clustering={"scale": 3.0}),
+    "temperatures / 3": Variant(temperature_scale=1 / 3),
+    "temperatures x 3": Variant(temperature_scale=3.0),
     "coarse level alone": Variant(change=one_level(0)),
     "middle level alone": Variant(change=one_level(1)),
     "fine level alone": Variant(change=one_level(2)),
-    "without interest tokens": Variant({"profile_weight": 0.0}, model=WithoutTokens),
+    "without interest tokens": Variant({"profile_weight": 0.0}, model=ItemsOnly),
     "interleaved layout": Variant({"layout": "interleaved"}),
     "inner products": Variant({"similarity": "inner"}),
     "without repeat bias": Variant({"repeats": False}),
@@ -95,65 +84,42 @@ VARIANTS: dict[str, Variant] = {
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
-    prep, spec = prepared(options.dataset), get_dataset(options.dataset)
-    log, n_users, n_items = prep.interactions, len(prep.users), len(prep.items)
-    data = SequenceData.from_tables(log, n_users=n_users, n_items=n_items, max_length=spec.max_length)
-    negatives = sample_negatives(log, n_users, n_items)
-    graph, links = build_graph(data.train), validation_links(log)
-    memberships, facts = soft_memberships(graph, n_items, SoftConfig(), validation_links=links)
-    features = item_features(prep.items) if options.features else None
+    data, tables = load(options.dataset)
+    graph, links = build_graph(data.train), validation_links(tables.interactions)
+    memberships, facts = soft_memberships(graph, data.n_items, SoftConfig(), validation_links=links)
+    features = item_features(tables.items) if options.features else None
     runtime, rows = Runtime(device=options.device, seed=options.seed), {}
+
+    def measured(directory: Path, trained: dict[str, Any]) -> dict[str, Any]:
+        scorer = load_model(directory, options.device)
+        names = ("best_epoch", "validation_recall", "seconds", "profile_decoding", "graph_decoding")
+        found = ranked(scorer, data, tables.interactions, options.dataset, "model")
+        found |= {name: trained[name] for name in names if name in trained}
+        print(found, flush=True)
+        return found
+
     wanted = {"features": options.features, **({"epochs": options.epochs} if options.epochs else {})}
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "sasrec"
         trained = train_sasrec(data, SASRecConfig(features=options.features), runtime, start, features=features)
         embeddings = item_embeddings(start)
-        rows["sasrec"] = _measured(load_model(start, options.device), data, negatives, options, trained)
+        rows["sasrec"] = measured(start, trained)
         for name in options.only or VARIANTS:
             variant, table = VARIANTS[name], memberships
-            if "scale" in variant.clustering:
-                temperatures = [t * variant.clustering["scale"] for t in facts["temperatures"]]
-                table, _ = soft_memberships(graph, n_items, SoftConfig(temperatures=temperatures))
+            if variant.temperature_scale != 1:
+                temperatures = [t * variant.temperature_scale for t in facts["temperatures"]]
+                table, _ = soft_memberships(graph, data.n_items, SoftConfig(temperatures=temperatures))
             table = variant.change(table)
-            g2rec.G2Rec = variant.model  # type: ignore[misc]  # the class that `train_g2rec` builds
+            g2rec.G2Rec = variant.model  # type: ignore[misc]  # the class that `train_g2rec` and `load_model` build
             grid, decoding.WEIGHTS = decoding.WEIGHTS, decoding.WEIGHTS if variant.decoded else {}
             trained = g2rec.train_g2rec(
                 data, graph, table, interest_tokens(table, embeddings), embeddings,
                 G2RecConfig(**{**wanted, **variant.settings}), runtime, Path(folder) / "g2rec", features=features,
             )  # fmt: skip
-            scorer = load_model(Path(folder) / "g2rec", options.device)
+            rows[name] = measured(Path(folder) / "g2rec", trained)
             g2rec.G2Rec, decoding.WEIGHTS = VARIANTS["whole"].model, grid  # type: ignore[misc]
-            rows[name] = _measured(scorer, data, negatives, options, trained)
     result: dict[str, Any] = {"dataset": options.dataset, "seed": options.seed, "features": options.features}
     return result | {"temperatures": facts["temperatures"], "variants": rows}
-
-
-def _measured(
-    scorer: Scorer, data: SequenceData, negatives: pd.DataFrame, options: argparse.Namespace, trained: dict[str, Any]
-) -> dict[str, Any]:
-    protocol = get_dataset(options.dataset).protocol
-    metrics = evaluate(
-        scorer, data, negatives, dataset=options.dataset, model="model", protocol=protocol, seed=options.seed
-    )
-    names = ("best_epoch", "validation_recall", "seconds", "profile_decoding", "graph_decoding")
-    found = _shown(metrics, deciding_k(protocol)) | {name: trained[name] for name in names if name in trained}
-    print(found, flush=True)
-    return found
-
-
-def _shown(metrics: pd.DataFrame, k: int) -> dict[str, float]:
-    """HR and NDCG at k in the full catalogue; the six columns of the paper's Table 2 among 99 negatives."""
-
-    def value(candidates: str, metric: str, cut: int | None) -> float:
-        rows = metrics[(metrics["candidates"] == candidates) & (metrics["metric"] == metric)]
-        return round(float((rows if cut is None else rows[rows["k"] == cut])["value"].iloc[0]), 4)
-
-    columns = [("Recall", 1), ("Recall", 5), ("Recall", 10), ("NDCG", 5), ("NDCG", 10), ("MRR", None)]
-    full = {f"{metric}@{k}": value("full", metric, k) for metric in ("HR", "NDCG")}
-    sampled = {
-        f"sampled_{metric}" + (f"@{cut}" if cut else ""): value("sampled_99", metric, cut) for metric, cut in columns
-    }
-    return full | sampled
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

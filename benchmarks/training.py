@@ -18,9 +18,11 @@ import pandas as pd
 import torch
 
 from benchmarks.common import main
+from benchmarks.items_only import ItemsOnly
 from benchmarks.peers import environment_argument
-from benchmarks.peers.comparison import Rater, exchange_folder, load, task_of, worker_command
+from benchmarks.peers.comparison import Rater, exchange_folder, task_of, worker_command
 from benchmarks.peers.environment import python_of
+from benchmarks.ranking import load
 from recsys_dagster.baselines.config import SASRecConfig
 from recsys_dagster.baselines.sasrec import SASRec
 from recsys_dagster.data.histories import TEST
@@ -118,20 +120,6 @@ class Ours:
         for batch in np.array_split(users, max(len(users) // BATCH, 1)):
             self.model.score(batch, histories)
         return time.perf_counter() - started
-
-
-class ItemsOnly(G2Rec):
-    """The same decoder over item tokens alone: no profile is made, added or learned."""
-
-    def profiles(self) -> torch.Tensor:
-        """0, which leaves item vectors as they are."""
-        return torch.zeros(())
-
-    def states(self, items: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The state after each item token, and the one before it."""
-        tokens = torch.nn.functional.embedding(items, x)
-        states = self.backbone(self.dropout(self.token_norm(tokens)))
-        return states[:, 1:], states[:, :-1]
 
 
 def g2rec_models(data: SequenceData) -> tuple[dict[str, Ours], dict[str, Any]]:

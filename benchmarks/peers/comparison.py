@@ -12,28 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.common import prepared
 from benchmarks.peers.environment import last_error, python_of
 from benchmarks.peers.exchange import Request, Sequences, Task, read_result, read_scores
 from benchmarks.peers.settings import MODELS
+from benchmarks.ranking import load, ranked
 from recsys_dagster.data.histories import Histories
-from recsys_dagster.data.prepare import sample_negatives
-from recsys_dagster.data.registry import get_dataset
 from recsys_dagster.errors import RecsysError
-from recsys_dagster.evaluation.protocol import FULL, SAMPLED, evaluate
 from recsys_dagster.training.data import SequenceData
 from resources.storage import home
 
 ROOT = Path(__file__).parents[2]
-REPORTED = {
-    FULL: ("HR@10", "NDCG@10"),
-    SAMPLED: ("Recall@1", "Recall@5", "Recall@10", "NDCG@5", "NDCG@10", "MRR"),
-}
-"""The figures of a comparison, by candidate set."""
 
 
 class StoredScorer:
@@ -49,16 +40,6 @@ class StoredScorer:
     def score(self, users: NDArray[np.int64], histories: Histories) -> torch.Tensor:
         """Scores float [len(users), N]; the peer has seen the histories when it wrote them."""
         return torch.from_numpy(np.array(self.table[users]))
-
-
-def load(dataset: str) -> tuple[SequenceData, pd.DataFrame]:
-    """The splits as our own models see them, and the table `interactions`."""
-    tables = prepared(dataset)
-    length = get_dataset(dataset).max_length
-    data = SequenceData.from_tables(
-        tables.interactions, n_users=len(tables.users), n_items=len(tables.items), max_length=length
-    )
-    return data, tables.interactions
 
 
 def task_of(data: SequenceData, folder: Path, **request: Any) -> Task:
@@ -142,24 +123,6 @@ class Rater:
         return answer
 
 
-def figures(metrics: pd.DataFrame) -> dict[str, float]:
-    """The reported metrics, as full_HR@10, sampled_99_NDCG@10 and so on."""
-    names = metrics["metric"] + np.where(metrics["k"] > 0, "@" + metrics["k"].astype(str), "")
-    table = metrics.assign(name=names).set_index(["candidates", "name"])["value"]
-    return {
-        f"{candidates}_{name}": round(float(table.loc[(candidates, name)]), 4)
-        for candidates, wanted in REPORTED.items()
-        for name in wanted
-    }
-
-
-def ranked(scorer: Any, data: SequenceData, interactions: pd.DataFrame, dataset: str, model: str) -> dict[str, float]:
-    """The reported metrics of any scorer, on the stored negatives of the project's default settings."""
-    negatives = sample_negatives(interactions, data.n_users, data.n_items)
-    protocol = get_dataset(dataset).protocol
-    return figures(evaluate(scorer, data, negatives, dataset=dataset, model=model, protocol=protocol, seed=0))
-
-
 def exchange_folder() -> tempfile.TemporaryDirectory[str]:
     """A folder under the state directory: scores of all users and items are too much for some temporary ones."""
     place = home() / "peers" / "exchange"
@@ -175,7 +138,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             f"--model {model}: {library} has no such model here.", mend=f"take one of {', '.join(MODELS[library])}."
         )
     python = python_of(library, options.python_env)
-    data, interactions = load(options.dataset)
+    data, tables = load(options.dataset)
     with exchange_folder() as folder:
         task = task_of(
             data, Path(folder), library=library, model=model, epochs=options.epochs, seed=options.seed,
@@ -183,6 +146,6 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         )  # fmt: skip
         result = run_worker(worker_command(python, library, task.folder), task)
         scorer = StoredScorer(read_scores(task.folder, task.request))
-        metrics = ranked(scorer, data, interactions, options.dataset, f"{library} {model}")
+        metrics = ranked(scorer, data, tables.interactions, options.dataset, f"{library} {model}")
     facts = {"dataset": options.dataset, "library": library, "model": model, "most_epochs": options.epochs}
     return {**facts, "seed": options.seed, **metrics, **result}

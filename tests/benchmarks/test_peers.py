@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks import ranking
 from benchmarks.peers import arguments, comparison, environment, exchange, run, settings, worker
 from recsys_dagster.errors import RecsysError
 
@@ -83,7 +84,7 @@ def test_stored_scores_are_ranked_like_those_of_the_model(toy_data, tmp_path):
 
     splits = (toy_data.train, toy_data.validation, toy_data.test)
     interactions = pd.concat(pd.DataFrame({"user_id": each.users, "item_id": each.items}) for each in splits)
-    found = [comparison.ranked(each, toy_data, interactions, "sample", "x") for each in (stored, Direct())]
+    found = [ranking.ranked(each, toy_data, interactions, "sample", "x") for each in (stored, Direct())]
     assert found[0] == found[1]
     assert len(found[0]) == 8
 
