@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import torch
@@ -11,14 +14,22 @@ from torch import nn
 
 from recsys_dagster.data.histories import VALIDATION, Histories
 from recsys_dagster.g2rec.graph import adjacency
-from recsys_dagster.training.batching import SequenceBatch
+from recsys_dagster.progress import Progress
+from recsys_dagster.training.batching import SequenceBatch, pad
 from recsys_dagster.training.data import SequenceData
-from recsys_dagster.training.loop import SequentialModel, validation_recall
+from recsys_dagster.training.ranking import catalogue_ranks
 
-WEIGHTS = {"graph_decoding": (0.15, 0.3, 0.6, 1.0), "profile_decoding": (0.1, 0.2, 0.4)}
-"""Weights of the two terms that are tried, in this order, each beside 0."""
+if TYPE_CHECKING:
+    from recsys_dagster.g2rec.model import G2Rec
+
+WEIGHTS = {"graph_decoding": (0.0, 0.15, 0.3, 0.6, 1.0, 1.5), "profile_decoding": (0.0, 0.1, 0.2, 0.4)}
+"""Weights of the two terms that are tried, in all combinations."""
+CUTOFF = 10
+"""k of the NDCG@k that chooses the weights."""
 JUDGES = 10_000
 """Most validation users on whom the weights are chosen."""
+JUDGES_AT_ONCE = 256
+"""Judges whose scores are held at once."""
 DECAY = 0.8
 """An item of the history counts this much less with every item after it."""
 LEAST_EVIDENCE = 1e-3
@@ -86,26 +97,39 @@ class GraphEvidence(nn.Module):
         return (found.view(-1, n_items) + LEAST_EVIDENCE).log()
 
 
-def choose_decoding(model: SequentialModel, data: SequenceData) -> dict[str, float]:
-    """Set each weight of `WEIGHTS` in turn to the one that finds most validation targets (ties: the smallest).
+def choose_decoding(model: G2Rec, data: SequenceData) -> dict[str, float]:
+    """Set the weights of the terms to the combination of `WEIGHTS` with the best NDCG on the validation split.
 
-    The weights are buffers of the model under these names, 0 at first.
+    One pass over the model ranks the targets under all combinations; of equal ones the smallest weights are taken. The
+    weights are buffers of the model under these names.
+
+    Returns:
+        The chosen weights, and `decoding_ndcg`, what they reach on the judges.
     """
-    judges = _some_targets(data.targets(VALIDATION), JUDGES)
-
-    def recall() -> float:
-        return validation_recall(model, data, judges, label="g2rec: weights of decoding")
-
-    chosen, best = {}, recall()
-    for name, grid in WEIGHTS.items():
-        buffer, kept = getattr(model, name), 0.0
-        for weight in grid:
-            buffer.fill_(weight)
-            if (reached := recall()) > best:
-                best, kept = reached, weight
-        buffer.fill_(kept)
-        chosen[name] = kept
-    return chosen
+    histories, targets = data.history(VALIDATION), _some_targets(data.targets(VALIDATION), JUDGES)
+    users = np.flatnonzero((targets.lengths > 0) & (histories.lengths > 0))
+    users = users[np.argsort(histories.lengths[users], kind="stable")]
+    model.eval()
+    device = str(next(model.parameters()).device)
+    combinations = list(itertools.product(*WEIGHTS.values()))
+    gains = np.zeros(len(combinations))
+    with Progress("g2rec: weights of decoding", len(users), "users") as progress, torch.no_grad():
+        for start in range(0, len(users), JUDGES_AT_ONCE):
+            some = users[start : start + JUDGES_AT_ONCE]
+            scores, terms = model.score_terms(pad(histories, some, model.max_length).to(device), WEIGHTS)
+            for index, weights in enumerate(combinations):
+                mixed = scores.clone()
+                for name, weight in zip(WEIGHTS, weights, strict=True):
+                    if weight:
+                        mixed.add_(terms[name], alpha=weight)
+                ranks = catalogue_ranks(mixed, some, histories, targets, mask_seen=data.mask_seen)
+                gains[index] += (1 / np.log2(1 + ranks[ranks <= CUTOFF])).sum()
+            progress.update(len(some))
+    best = int(np.argmax(gains))
+    chosen = dict(zip(WEIGHTS, combinations[best], strict=True))
+    for name, weight in chosen.items():
+        getattr(model, name).fill_(weight)
+    return chosen | {"decoding_ndcg": float(gains[best]) / max(int(targets.lengths.sum()), 1)}
 
 
 def _some_targets(targets: Histories, most: int) -> Histories:

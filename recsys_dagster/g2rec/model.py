@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from torch.nn import functional
 from recsys_dagster.data.features import ItemFeatures
 from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
-from recsys_dagster.g2rec.decoding import GraphEvidence, choose_decoding, neighbour_matrix
+from recsys_dagster.g2rec.decoding import WEIGHTS, GraphEvidence, choose_decoding, neighbour_matrix
 from recsys_dagster.layers.features import FeatureVectors
 from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.repeats import RepeatBias
@@ -28,6 +30,8 @@ from recsys_dagster.training.runtime import Runtime
 from recsys_dagster.training.train import train_and_save
 
 MAP_SEED = 2027
+PROFILE_SHARE = 0.25
+"""Share of the positions that the profile loss of a step looks at, drawn for each step: its mean is that of all."""
 LEAST_FIT = 1e-9
 """An item's fit to the predicted profile is taken to be this much at least: its logarithm stays finite."""
 
@@ -122,7 +126,7 @@ class G2Rec(SequentialModel):
         return states[:, 2::2], states[:, 1::2]
 
     def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        """Eq. 13: item loss (Eq. 9) at t = 1..N-1, profile loss (Eq. 11) at t = 1..N."""
+        """Eq. 13: item loss (Eq. 9) at t = 1..N-1, profile loss (Eq. 11) at t = 1..N, estimated on some of them."""
         assert batch.targets is not None
         x, y = self.item_vectors(), self.profiles()
         whole = torch.cat([batch.items[:, :1], batch.targets], dim=1)  # all N items of each user
@@ -133,15 +137,19 @@ class G2Rec(SequentialModel):
         item_loss = self.next_item.loss(after[:, :-1][mask], x + y, batch.targets[mask], bias)
         if self.config.profile_weight == 0:
             return item_loss, {"item_loss": item_loss.item()}
-        profile_loss = self._profile_loss(before[real], whole[real])
+        rows, positions = real.nonzero(as_tuple=True)
+        drawn = torch.randperm(len(rows), device=rows.device)[: math.ceil(PROFILE_SHARE * len(rows))]
+        rows, positions = rows[drawn], positions[drawn]
+        profile_loss = self._profile_loss(before[rows, positions], whole[rows, positions])
         total = item_loss + self.config.profile_weight * profile_loss
         return total, {"item_loss": item_loss.item(), "profile_loss": profile_loss.item()}
 
-    def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
-        """log F(next item | history), up to a constant: similarity of the last state to x_i + y_i, and more.
+    def score_terms(self, batch: SequenceBatch, names: Collection[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What scores are made of, each float [batch, N]: the decoder's own, and the terms of these names.
 
-        These are the bias of repeats, and weighed as the validation split tells (`choose_decoding`) the fit of items to
-        the predicted profile (`_profile_fit`) and what they share with the history in the graph (`GraphEvidence`).
+        The decoder's own are the similarities of the last state to x_i + y_i and the bias of repeats: log F(next item |
+        history) up to a constant. The terms that decoding weighs are `profile_decoding`, the fit of items to the
+        predicted profile, and `graph_decoding`, what they share with the history in the graph.
         """
         x, y = self.item_vectors(), self.profiles()
         after, _ = self.states(batch.items, x, y)
@@ -149,10 +157,18 @@ class G2Rec(SequentialModel):
         scores = self.next_item.scores(state, x + y)
         if self.repeats is not None:
             scores = self.repeats.add_to(scores, batch)
-        if self.profile_decoding > 0:
-            scores = scores + self.profile_decoding * self._profile_fit(state)
-        if self.graph_decoding > 0:
-            scores = scores + self.graph_decoding * self.evidence(batch)
+        terms = {
+            "profile_decoding": lambda: self._profile_fit(state),
+            "graph_decoding": lambda: self.evidence(batch),
+        }
+        return scores, {name: terms[name]() for name in names}
+
+    def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
+        """The decoder's scores and the terms beside them, weighed as the validation split tells (`choose_decoding`)."""
+        weights = {name: weight for name in WEIGHTS if (weight := float(getattr(self, name)))}
+        scores, terms = self.score_terms(batch, weights)
+        for name, weight in weights.items():
+            scores = scores.add(terms[name], alpha=weight)
         return scores.masked_fill_((batch.lengths == 0)[:, None], 0.0)
 
     def _profile_loss(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:

@@ -161,19 +161,11 @@ def fit(
     return Trained(history, facts)
 
 
-def validation_recall(
-    model: SequentialModel, data: SequenceData, targets: Histories | None = None, label: str = "validation"
-) -> float:
-    """Recall@20 of the validation targets in the full catalogue, over targets; 0 where there are none.
-
-    Args:
-        model: gives the scores.
-        data: the splits.
-        targets: some of the validation targets; all of them unless given.
-        label: what the progress line calls this.
-    """
-    wanted = data.targets(VALIDATION) if targets is None else targets
-    ranks, _ = target_ranks(model, data.history(VALIDATION), wanted, mask_seen=data.mask_seen, label=label)
+def validation_recall(model: SequentialModel, data: SequenceData) -> float:
+    """Recall@20 of the validation targets in the full catalogue, over targets; 0 where there are none."""
+    ranks, _ = target_ranks(
+        model, data.history(VALIDATION), data.targets(VALIDATION), mask_seen=data.mask_seen, label="validation"
+    )
     return float(np.mean(ranks.ranks <= VALIDATION_CUTOFF)) if len(ranks.ranks) else 0.0
 
 

@@ -86,10 +86,7 @@ def target_ranks(
             own = scores[rows, items]
             if negatives is not None:
                 sampled.append(_among(scores, own, rows, batch, targets, negatives))
-            if mask_seen:
-                _mask(scores, histories, batch)
-            scores[rows, items] = own
-            full.append(_rank(own, scores[rows] if len(rows) != len(batch) else scores))
+            full.append(_rank_in_catalogue(scores, rows, items, histories if mask_seen else None, batch))
             progress.update(len(batch))
     owner = np.concatenate(owners) if owners else np.empty(0, np.int64)
     order = np.argsort(owner, kind="stable")
@@ -99,6 +96,22 @@ def target_ranks(
         return Ranks(owner[order], item_ids, np.concatenate(parts)[order] if parts else np.empty(0))
 
     return collect(full), collect(sampled) if negatives is not None else None
+
+
+def catalogue_ranks(
+    scores: torch.Tensor, users: NDArray[np.int64], histories: Histories, targets: Histories, *, mask_seen: bool
+) -> NDArray[np.float64]:
+    """Ranks in the whole catalogue (see `Ranks`) of the targets of some users, all of one user before the next.
+
+    Args:
+        scores: float [len(users), N]; written over.
+        users: the users that they belong to.
+        histories: items of whom are no candidates, where `mask_seen` says so.
+        targets: the items to find.
+        mask_seen: items of the history are no candidates (unless they are the target itself).
+    """
+    row, item = (torch.from_numpy(part).to(scores.device) for part in _ragged(targets, users))
+    return _rank_in_catalogue(scores, row, item, histories if mask_seen else None, users)
 
 
 def top_n(
@@ -157,6 +170,17 @@ def _ragged(histories: Histories, users: NDArray[np.int64]) -> tuple[NDArray[np.
 def _mask(scores: torch.Tensor, histories: Histories, users: NDArray[np.int64]) -> None:
     row, item = _ragged(histories, users)
     scores[torch.from_numpy(row).to(scores.device), torch.from_numpy(item).to(scores.device)] = -torch.inf
+
+
+def _rank_in_catalogue(
+    scores: torch.Tensor, rows: torch.Tensor, items: torch.Tensor, seen: Histories | None, users: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Rank of each target (row, item); `scores` [users, N] is written over where items of `seen` are left out."""
+    own = scores[rows, items]
+    if seen is not None:
+        _mask(scores, seen, users)
+        scores[rows, items] = own
+    return _rank(own, scores[rows] if len(rows) != len(users) else scores)
 
 
 def _rank(own: torch.Tensor, candidates: torch.Tensor) -> NDArray[np.float64]:

@@ -1,18 +1,23 @@
+import dataclasses
+import itertools
+
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from recsys_dagster.data.histories import VALIDATION
 from recsys_dagster.g2rec import decoding
 from recsys_dagster.g2rec.decoding import (
+    CUTOFF,
     DECAY,
     LEAST_EVIDENCE,
+    WEIGHTS,
     GraphEvidence,
     _some_targets,
     choose_decoding,
     neighbour_matrix,
 )
-from recsys_dagster.training import loop
 from recsys_dagster.training.batching import SequenceBatch
 
 GRAPH = pd.DataFrame({"source": [0, 0, 1, 2], "target": [1, 2, 3, 3], "weight": [2.0, 1.0, 4.0, 3.0]})
@@ -61,39 +66,45 @@ def test_some_targets_are_those_of_some_users(toy_data):
 
 
 class Mixture(torch.nn.Module):
-    """Scores of noise, with two weighed terms: the first one tells half of the targets, the second one misleads."""
+    """Scores of noise and two terms: one tells the targets of every second user, the other those of every third."""
 
     def __init__(self, data):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.n_items = data.n_items
-        self.noise = torch.randn(data.n_users, data.n_items, generator=generator)
-        self.hint = torch.zeros(data.n_users, data.n_items)
-        for user in range(0, data.n_users, 2):
-            self.hint[user, data.validation.of(user).astype(np.int64)] = 4.0
-        self.register_buffer("graph_decoding", torch.zeros(()))
-        self.register_buffer("profile_decoding", torch.zeros(()))
+        self.max_length = data.max_length
+        self.noise = torch.nn.Parameter(torch.randn(data.n_users, data.n_items, generator=generator))
+        self.hints = {name: torch.randn(data.n_users, data.n_items, generator=generator) for name in WEIGHTS}
+        for name, every in zip(WEIGHTS, (2, 3), strict=True):
+            for user in range(0, data.n_users, every):
+                self.hints[name][user, data.validation.of(user).astype(np.int64)] += 4.0
+            self.register_buffer(name, torch.zeros(()))
 
-    def score(self, users, histories):
-        return (self.noise + self.graph_decoding * self.hint - self.profile_decoding * self.hint)[users]
+    def score_terms(self, batch, names):
+        return self.noise[batch.users], {name: self.hints[name][batch.users] for name in names}
 
 
-def test_the_weights_that_find_most_targets_are_kept(toy_data, monkeypatch):
-    monkeypatch.setattr(loop, "VALIDATION_CUTOFF", 3)
+@pytest.mark.parametrize("mask_seen", [True, False])
+def test_the_best_combination_of_weights_is_kept(toy_data, monkeypatch, mask_seen):
+    data = dataclasses.replace(toy_data, mask_seen=mask_seen)
     monkeypatch.setattr(decoding, "JUDGES", 20)
-    model = Mixture(toy_data)
-    judges = np.flatnonzero(_some_targets(toy_data.targets(VALIDATION), 20).lengths)
+    monkeypatch.setattr(decoding, "JUDGES_AT_ONCE", 7)
+    model = Mixture(data)
+    judges = np.flatnonzero(_some_targets(data.targets(VALIDATION), 20).lengths)
+    graph, profile = (model.hints[name].numpy() for name in WEIGHTS)
 
-    def found(graph, profile):
-        scores = (model.noise + (graph - profile) * model.hint).numpy()
-        hits = 0
+    def ndcg(weights):
+        scores = model.noise.detach().numpy() + np.float32(weights[0]) * graph + np.float32(weights[1]) * profile
+        gain = 0.0
         for user in judges:
-            own, seen = int(toy_data.validation.of(user)[0]), set(toy_data.train.of(user).tolist())
-            hits += sum(scores[user, i] > scores[user, own] for i in range(24) if i == own or i not in seen) < 3
-        return hits
+            own, seen = int(data.validation.of(user)[0]), set(data.train.of(user).tolist() if mask_seen else [])
+            rank = 1 + sum(scores[user, i] > scores[user, own] for i in range(data.n_items) if i not in seen - {own})
+            gain += 1 / np.log2(1 + rank) if rank <= CUTOFF else 0.0
+        return gain / len(judges)
 
-    by_graph = {weight: found(weight, 0.0) for weight in (0.0, *decoding.WEIGHTS["graph_decoding"])}
-    best = max(by_graph, key=by_graph.get)  # the first, so the smallest, of equal ones
-    assert best > 0
-    assert choose_decoding(model, toy_data) == {"graph_decoding": best, "profile_decoding": 0.0}
-    assert (model.graph_decoding.item(), model.profile_decoding.item()) == (torch.tensor(best).item(), 0.0)
+    reached = {weights: ndcg(weights) for weights in itertools.product(*WEIGHTS.values())}
+    best = max(reached, key=reached.get)  # the first, so the smallest, of equal ones
+    assert min(best) > 0, "a case where both terms help"
+    got = choose_decoding(model, data)
+    assert (got["graph_decoding"], got["profile_decoding"]) == best
+    assert got["decoding_ndcg"] == pytest.approx(reached[best])
+    assert [getattr(model, name).item() for name in WEIGHTS] == pytest.approx(best)

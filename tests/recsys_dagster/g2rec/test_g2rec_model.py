@@ -9,6 +9,7 @@ from recsys_dagster.data.features import item_features
 from recsys_dagster.data.histories import TEST
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec import decoding
+from recsys_dagster.g2rec import model as module
 from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
 from recsys_dagster.g2rec.decoding import neighbour_matrix
@@ -71,7 +72,8 @@ def test_profiles_are_the_sparse_product(toy_data):
 
 
 @pytest.mark.parametrize(("layout", "similarity"), [("interleaved", "inner"), ("fused", "inner"), ("fused", "cosine")])
-def test_loss_equals_the_equations_one_position_at_a_time(toy_data, layout, similarity):
+def test_loss_equals_the_equations_one_position_at_a_time(toy_data, layout, similarity, monkeypatch):
+    monkeypatch.setattr(module, "PROFILE_SHARE", 1.0)
     model = build(toy_data, layout=layout, profile_weight=0.7, similarity=similarity)
     with torch.no_grad():
         model.repeats.by_lag.fill_(0.25)  # of every lag; the toy users repeat nothing
@@ -114,6 +116,15 @@ def test_loss_equals_the_equations_one_position_at_a_time(toy_data, layout, simi
     assert parts["item_loss"] == pytest.approx(item_loss.item(), rel=1e-4)
     assert parts["profile_loss"] == pytest.approx(profile_loss.item(), rel=1e-4)
     torch.testing.assert_close(got, item_loss + 0.7 * profile_loss, rtol=1e-4, atol=1e-5)
+
+
+def test_the_profile_loss_of_some_positions_has_the_mean_of_all(toy_data, monkeypatch):
+    model, batch = build(toy_data), train_batch(toy_data)
+    estimates = torch.tensor([model.loss(batch, 0)[1]["profile_loss"] for _ in range(300)])
+    monkeypatch.setattr(module, "PROFILE_SHARE", 1.0)
+    whole = model.loss(batch, 0)[1]["profile_loss"]
+    assert estimates.std() > 0, "a step looks at some positions alone"
+    assert abs(estimates.mean() - whole) < 4 * estimates.std() / 300**0.5
 
 
 @pytest.mark.parametrize("layout", ["interleaved", "fused"])
