@@ -26,7 +26,6 @@ from benchmarks.ranking import load, ranked
 from recsys_dagster.baselines.config import SASRecConfig
 from recsys_dagster.baselines.sasrec import item_embeddings, train_sasrec
 from recsys_dagster.data.features import item_features
-from recsys_dagster.g2rec import decoding
 from recsys_dagster.g2rec import model as g2rec
 from recsys_dagster.g2rec.coengagement import build_graph
 from recsys_dagster.g2rec.config import G2RecConfig
@@ -45,7 +44,6 @@ class Variant:
     temperature_scale: float = 1.0
     change: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
     model: type[g2rec.G2Rec] = g2rec.G2Rec
-    decoded: bool = True
 
 
 def hard(table: pd.DataFrame) -> pd.DataFrame:
@@ -78,7 +76,7 @@ VARIANTS: dict[str, Variant] = {
     "interleaved layout": Variant({"layout": "interleaved"}),
     "inner products": Variant({"similarity": "inner"}),
     "without repeat bias": Variant({"repeats": False}),
-    "decoder's scores alone": Variant(decoded=False),
+    "decoder's scores alone": Variant({"decoding": False}),
 }
 
 
@@ -92,9 +90,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     def measured(directory: Path, trained: dict[str, Any]) -> dict[str, Any]:
         scorer = load_model(directory, options.device)
-        names = ("best_epoch", "validation_recall", "seconds", "profile_decoding", "graph_decoding")
+        names = ("best_epoch", "validation_recall", "seconds")
         found = ranked(scorer, data, tables.interactions, options.dataset, "model")
-        found |= {name: trained[name] for name in names if name in trained}
+        found |= {name: trained[name] for name in trained if name in names or name.startswith(("first_", "deep_"))}
         print(found, flush=True)
         return found
 
@@ -111,13 +109,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 table, _ = soft_memberships(graph, data.n_items, SoftConfig(temperatures=temperatures))
             table = variant.change(table)
             g2rec.G2Rec = variant.model  # type: ignore[misc]  # the class that `train_g2rec` and `load_model` build
-            grid, decoding.WEIGHTS = decoding.WEIGHTS, decoding.WEIGHTS if variant.decoded else {}
             trained = g2rec.train_g2rec(
                 data, graph, table, interest_tokens(table, embeddings), embeddings,
                 G2RecConfig(**{**wanted, **variant.settings}), runtime, Path(folder) / "g2rec", features=features,
             )  # fmt: skip
             rows[name] = measured(Path(folder) / "g2rec", trained)
-            g2rec.G2Rec, decoding.WEIGHTS = VARIANTS["whole"].model, grid  # type: ignore[misc]
+            g2rec.G2Rec = VARIANTS["whole"].model  # type: ignore[misc]
     result: dict[str, Any] = {"dataset": options.dataset, "seed": options.seed, "features": options.features}
     return result | {"temperatures": facts["temperatures"], "variants": rows}
 

@@ -142,10 +142,7 @@ def g2rec_models(data: SequenceData) -> tuple[dict[str, Ours], dict[str, Any]]:
         torch.manual_seed(0)
         config = G2RecConfig.model_validate({"batch_size": BATCH, **settings})
         model = kind(config, **shape)
-        model.profile_columns.copy_(torch.from_numpy(columns))
-        model.profile_weights.copy_(torch.from_numpy(weights))
-        model.level_ends.copy_(torch.from_numpy(ends))
-        model.evidence.fill(neighbours)
+        model.fill((columns, weights, ends), neighbours, data.train.popularity())
         models[name] = Ours(model, data, config)
     return models, {"prototypes": len(ids), "prototypes_an_item": round(len(table) / data.n_items, 2)}
 
@@ -186,9 +183,8 @@ def overheads(data: SequenceData, steps: int, rounds: int) -> dict[str, Any]:
     models, facts = g2rec_models(data)
     rates = take_turns(dict(models), steps, rounds)
     plain = scoring_seconds(models, rounds)
-    for model in models.values():  # any weight above 0 costs the same
-        for name in ("profile_decoding", "graph_decoding"):
-            getattr(model.model, name).fill_(0.3 if model is not models["items"] else 0.0)
+    for name in ("fused", "interleaved"):
+        models[name].model.decoding.deep.fill_(0.3)  # any weight above 0 costs the same
     decoding = scoring_seconds(models, rounds)
     timed = {"scoring_seconds": plain, "scoring_seconds_with_decoding": decoding}
     rounded = {key: {name: round(value, 4) for name, value in each.items()} for key, each in timed.items()}

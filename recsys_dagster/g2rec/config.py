@@ -20,6 +20,11 @@ class G2RecConfig(NextItemConfig):
     repeats: bool = Field(
         True, description="Learn how much more or less likely people are to come back to an item of their history"
     )
+    decoding: bool = Field(
+        True,
+        description="Let the predicted profile, the graph and popularity have a say in the ranking, with weights from "
+        "the validation split",
+    )
     neighbours: int = Field(
         200, ge=1, description="Most neighbours of an item in the graph that are kept for the ranking"
     )

@@ -1,8 +1,9 @@
-"""What is added to the decoder's scores when items are ranked: the graph's own evidence, and with what weights."""
+"""How items are ranked: the decoder's scores, what stands beside them, and with what weights."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,19 +18,27 @@ from recsys_dagster.g2rec.graph import adjacency
 from recsys_dagster.progress import Progress
 from recsys_dagster.training.batching import SequenceBatch, pad
 from recsys_dagster.training.data import SequenceData
-from recsys_dagster.training.ranking import catalogue_ranks
+from recsys_dagster.training.ranking import catalogue_ranks, entries_of
 
 if TYPE_CHECKING:
     from recsys_dagster.g2rec.model import G2Rec
 
-WEIGHTS = {"graph_decoding": (0.0, 0.15, 0.3, 0.6, 1.0, 1.5), "profile_decoding": (0.0, 0.1, 0.2, 0.4)}
-"""Weights of the two terms that are tried, in all combinations."""
+Terms = dict[str, torch.Tensor]
+
+TERMS = ("graph", "profile", "popularity")
+"""What stands beside the decoder's own scores, in the order of the weights."""
+GRID = {"graph": (0.0, 0.15, 0.3, 0.6, 1.0, 1.5), "profile": (0.0, 0.1, 0.2, 0.4)}
+"""Weights of the first places that are tried, in all combinations."""
 CUTOFF = 10
-"""k of the NDCG@k that chooses the weights."""
+"""k of the NDCG@k that chooses them."""
+FIRST_PLACES = 100
+"""Places of a ranking that the first weights fill; the deep weights order the rest."""
 JUDGES = 10_000
 """Most validation users on whom the weights are chosen."""
 JUDGES_AT_ONCE = 256
 """Judges whose scores are held at once."""
+RANDOM_ITEMS = 200
+"""Items drawn beside each target to learn the deep weights."""
 DECAY = 0.8
 """An item of the history counts this much less with every item after it."""
 LEAST_EVIDENCE = 1e-3
@@ -97,39 +106,146 @@ class GraphEvidence(nn.Module):
         return (found.view(-1, n_items) + LEAST_EVIDENCE).log()
 
 
-def choose_decoding(model: G2Rec, data: SequenceData) -> dict[str, float]:
-    """Set the weights of the terms to the combination of `WEIGHTS` with the best NDCG on the validation split.
+class Decoding(nn.Module):
+    """Ranks by the decoder's scores and the terms beside them, with one set of weights for the first places.
 
-    One pass over the model ranks the targets under all combinations; of equal ones the smallest weights are taken. The
-    weights are buffers of the model under these names.
+    What tells the best ten of a catalogue apart is not what tells a good item from any item: popularity misleads among
+    the first and helps among the others. So each user's `FIRST_PLACES` best items by the first weights keep their
+    places, and the others follow in the order of the deep weights. Without weights the scores stay as they are.
+
+    Args:
+        n_items: size of the catalogue.
+        edges: number of (item, neighbour) pairs.
+    """
+
+    def __init__(self, n_items: int, edges: int) -> None:
+        super().__init__()
+        self.evidence = GraphEvidence(n_items, edges)
+        self.register_buffer("popularity", torch.zeros(n_items))
+        self.register_buffer("first", torch.zeros(len(TERMS)))
+        self.register_buffer("deep", torch.zeros(len(TERMS)))
+        self.popularity: torch.Tensor
+        self.first: torch.Tensor
+        self.deep: torch.Tensor
+
+    def fill(self, neighbours: sparse.csr_array, popularity: NDArray[np.int64]) -> None:
+        """Take in the neighbours of every item (`neighbour_matrix`) and how often it stands in the train split."""
+        self.evidence.fill(neighbours)
+        self.popularity.copy_(torch.from_numpy(np.log1p(popularity)))
+
+    def terms(self, names: Iterable[str], batch: SequenceBatch, profile: Callable[[], torch.Tensor]) -> Terms:
+        """The terms of these names, float [batch, N] each; `profile` is called where its term is wanted."""
+        made = {
+            "graph": lambda: self.evidence(batch),
+            "profile": profile,
+            "popularity": lambda: self.popularity.expand(len(batch.lengths), -1),
+        }
+        return {name: made[name]() for name in names}
+
+    def forward(self, scores: torch.Tensor, batch: SequenceBatch, profile: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """float [batch, N]: scores that rank as described.
+
+        Args:
+            scores: the decoder's own, float [batch, N].
+            batch: the histories.
+            profile: gives the fit of items to the predicted profile, float [batch, N].
+        """
+        used = ((self.first != 0) | (self.deep != 0)).tolist()
+        names = [name for name, wanted in zip(TERMS, used, strict=True) if wanted]
+        if not names:
+            return scores
+        terms = self.terms(names, batch, profile)
+        first = self._weighed(scores, terms, self.first).topk(min(FIRST_PLACES, scores.shape[1]), dim=1)
+        deep = self._weighed(scores, terms, self.deep)
+        deep += first.values[:, -1:] - 1 - deep.amax(1, keepdim=True)  # all of them after the first places
+        return deep.scatter_(1, first.indices, first.values)
+
+    @staticmethod
+    def _weighed(scores: torch.Tensor, terms: Terms, weights: torch.Tensor) -> torch.Tensor:
+        total = scores.clone()
+        for name, weight in zip(TERMS, weights.tolist(), strict=True):
+            if weight:
+                total.add_(terms[name], alpha=weight)
+        return total
+
+
+def choose_decoding(model: G2Rec, data: SequenceData, seed: int) -> dict[str, float]:
+    """Set the weights of the model's `Decoding` from the validation split, in one pass over the model.
+
+    The first weights are the combination of `GRID` with the best NDCG in the full catalogue; of equal ones the smallest
+    are taken. The deep weights are learned: they make the targets most likely among random items (`_deep_weights`).
+
+    Args:
+        model: trained.
+        data: the splits.
+        seed: of the random items.
 
     Returns:
-        The chosen weights, and `decoding_ndcg`, what they reach on the judges.
+        The weights as `first_graph`, `deep_popularity` and so on, and `decoding_ndcg`, what the first ones reach.
     """
     histories, targets = data.history(VALIDATION), _some_targets(data.targets(VALIDATION), JUDGES)
     users = np.flatnonzero((targets.lengths > 0) & (histories.lengths > 0))
     users = users[np.argsort(histories.lengths[users], kind="stable")]
+    if not len(users):
+        return {}
     model.eval()
     device = str(next(model.parameters()).device)
-    combinations = list(itertools.product(*WEIGHTS.values()))
-    gains = np.zeros(len(combinations))
+    generator = torch.Generator().manual_seed(seed)
+    combinations = list(itertools.product(*GRID.values()))
+    gains, margins = np.zeros(len(combinations)), []
     with Progress("g2rec: weights of decoding", len(users), "users") as progress, torch.no_grad():
         for start in range(0, len(users), JUDGES_AT_ONCE):
             some = users[start : start + JUDGES_AT_ONCE]
-            scores, terms = model.score_terms(pad(histories, some, model.max_length).to(device), WEIGHTS)
+            scores, terms = model.score_terms(pad(histories, some, model.max_length).to(device), TERMS)
             for index, weights in enumerate(combinations):
                 mixed = scores.clone()
-                for name, weight in zip(WEIGHTS, weights, strict=True):
+                for name, weight in zip(GRID, weights, strict=True):
                     if weight:
                         mixed.add_(terms[name], alpha=weight)
                 ranks = catalogue_ranks(mixed, some, histories, targets, mask_seen=data.mask_seen)
                 gains[index] += (1 / np.log2(1 + ranks[ranks <= CUTOFF])).sum()
+            rows, items = (torch.from_numpy(part).to(device) for part in entries_of(targets, some))
+            drawn = torch.randint(data.n_items, (len(rows), RANDOM_ITEMS), generator=generator).to(device)
+            parts = torch.stack([scores, *(terms[name] for name in TERMS)])  # [1 + terms, users, N]
+            margin = parts[:, rows[:, None], drawn] - parts[:, rows, items][..., None]
+            margins.append(margin.masked_fill(drawn == items[:, None], 0.0).permute(1, 2, 0).cpu())
             progress.update(len(some))
     best = int(np.argmax(gains))
-    chosen = dict(zip(WEIGHTS, combinations[best], strict=True))
-    for name, weight in chosen.items():
-        getattr(model, name).fill_(weight)
-    return chosen | {"decoding_ndcg": float(gains[best]) / max(int(targets.lengths.sum()), 1)}
+    decoding = model.decoding
+    decoding.first.copy_(torch.tensor([dict(zip(GRID, combinations[best], strict=True)).get(n, 0.0) for n in TERMS]))
+    decoding.deep.copy_(_deep_weights(torch.cat(margins)))
+    chosen = {
+        f"{kind}_{name}": float(weight)
+        for kind, weights in (("first", decoding.first), ("deep", decoding.deep))
+        for name, weight in zip(TERMS, weights, strict=True)
+    }
+    return chosen | {"decoding_ndcg": float(gains[best]) / len(torch.cat(margins))}
+
+
+def _deep_weights(margins: torch.Tensor) -> torch.Tensor:
+    """Weights of the terms, float [terms]: a conditional logit of the target among random items.
+
+    Minimises the mean over targets of ``log(1 + sum over drawn j of exp(a (s_j - s) + sum over terms of b (t_j - t)))``
+    (s, t: those of the target) over a and b, which is convex, and returns b / a; 0 where the decoder's scores do not
+    help (a <= 0).
+
+    Args:
+        margins: float [targets, drawn, 1 + terms]; the decoder's score and the terms of each drawn item, less the
+            target's.
+    """
+    weights = torch.zeros(margins.shape[2], requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights], max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        others = (margins @ weights).logsumexp(1)
+        loss = torch.nn.functional.softplus(others).mean()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)  # type: ignore[arg-type]
+    found = weights.detach()
+    return found[1:] / found[0] if found[0] > 0 else torch.zeros(len(found) - 1)
 
 
 def _some_targets(targets: Histories, most: int) -> Histories:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from torch import nn
 from torch.nn import functional
 
 from recsys_dagster.data.features import ItemFeatures
 from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
-from recsys_dagster.g2rec.decoding import WEIGHTS, GraphEvidence, choose_decoding, neighbour_matrix
+from recsys_dagster.g2rec.decoding import Decoding, Terms, choose_decoding, neighbour_matrix
 from recsys_dagster.layers.features import FeatureVectors
 from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.repeats import RepeatBias
@@ -85,15 +86,22 @@ class G2Rec(SequentialModel):
         self.register_buffer("profile_columns", torch.zeros(n_items, width, dtype=torch.int64))
         self.register_buffer("profile_weights", torch.zeros(n_items, width))
         self.register_buffer("level_ends", torch.zeros(levels, dtype=torch.int64))
-        self.evidence = GraphEvidence(n_items, edges)
-        self.register_buffer("profile_decoding", torch.zeros(()))
-        self.register_buffer("graph_decoding", torch.zeros(()))
+        self.decoding = Decoding(n_items, edges)
         self.profile_columns: torch.Tensor
         self.profile_weights: torch.Tensor
         self.level_ends: torch.Tensor
-        self.profile_decoding: torch.Tensor
-        self.graph_decoding: torch.Tensor
         self.memberships = BufferMatrix(partial(_mean_memberships, n_prototypes=prototypes, levels=levels))
+
+    def fill(
+        self,
+        profiles: tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]],
+        neighbours: sparse.csr_array,
+        popularity: NDArray[np.int64],
+    ) -> None:
+        """Take in P (columns, weights and level ends of `profile_arrays`), the graph and the train counts of items."""
+        for buffer, array in zip((self.profile_columns, self.profile_weights, self.level_ends), profiles, strict=True):
+            buffer.copy_(torch.from_numpy(array))
+        self.decoding.fill(neighbours, popularity)
 
     def profiles(self) -> torch.Tensor:
         """Y float [N, d], Eq. 7, the mean over levels."""
@@ -144,32 +152,30 @@ class G2Rec(SequentialModel):
         total = item_loss + self.config.profile_weight * profile_loss
         return total, {"item_loss": item_loss.item(), "profile_loss": profile_loss.item()}
 
-    def score_terms(self, batch: SequenceBatch, names: Collection[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """What scores are made of, each float [batch, N]: the decoder's own, and the terms of these names.
+    def score_terms(self, batch: SequenceBatch, names: Iterable[str]) -> tuple[torch.Tensor, Terms]:
+        """The decoder's own scores, and the terms of these names that decoding sets beside them; float [batch, N] each.
 
-        The decoder's own are the similarities of the last state to x_i + y_i and the bias of repeats: log F(next item |
-        history) up to a constant. The terms that decoding weighs are `profile_decoding`, the fit of items to the
-        predicted profile, and `graph_decoding`, what they share with the history in the graph.
+        The scores are the similarities of the last state to x_i + y_i and the bias of repeats: log F(next item |
+        history) up to a constant.
         """
+        scores, state = self._scores(batch)
+        return scores, self.decoding.terms(names, batch, lambda: self._profile_fit(state))
+
+    def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
+        """What items are ranked by: the decoder's scores after `Decoding`."""
+        scores, state = self._scores(batch)
+        ranked: torch.Tensor = self.decoding(scores, batch, lambda: self._profile_fit(state))
+        return ranked.masked_fill_((batch.lengths == 0)[:, None], 0.0)
+
+    def _scores(self, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The decoder's own scores float [batch, N], and the last state float [batch, d]."""
         x, y = self.item_vectors(), self.profiles()
         after, _ = self.states(batch.items, x, y)
         state = batch.last(after)
         scores = self.next_item.scores(state, x + y)
         if self.repeats is not None:
             scores = self.repeats.add_to(scores, batch)
-        terms = {
-            "profile_decoding": lambda: self._profile_fit(state),
-            "graph_decoding": lambda: self.evidence(batch),
-        }
-        return scores, {name: terms[name]() for name in names}
-
-    def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
-        """The decoder's scores and the terms beside them, weighed as the validation split tells (`choose_decoding`)."""
-        weights = {name: weight for name in WEIGHTS if (weight := float(getattr(self, name)))}
-        scores, terms = self.score_terms(batch, weights)
-        for name, weight in weights.items():
-            scores = scores.add(terms[name], alpha=weight)
-        return scores.masked_fill_((batch.lengths == 0)[:, None], 0.0)
+        return scores, state
 
     def _profile_loss(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of the soft labels p_i (Eq. 11), a softmax over each level's prototypes; mean over levels."""
@@ -271,7 +277,8 @@ def train_g2rec(
         features: what items have in common, if the model is to know.
     """
     columns, weights, ends, ids = profile_arrays(memberships, data.n_items)
-    neighbours = neighbour_matrix(graph, data.train.popularity(), config.neighbours)
+    popularity = data.train.popularity()
+    neighbours = neighbour_matrix(graph, popularity, config.neighbours)
     shape = {
         "n_items": data.n_items,
         "max_length": data.max_length,
@@ -285,10 +292,7 @@ def train_g2rec(
 
     def build(config: G2RecConfig, **sizes: int) -> G2Rec:
         model = G2Rec(config, **sizes)
-        model.profile_columns.copy_(torch.from_numpy(columns))
-        model.profile_weights.copy_(torch.from_numpy(weights))
-        model.level_ends.copy_(torch.from_numpy(ends))
-        model.evidence.fill(neighbours)
+        model.fill((columns, weights, ends), neighbours, popularity)
         if model.features is not None and features is not None:
             model.features.fill(features)
         with torch.no_grad():
@@ -300,7 +304,7 @@ def train_g2rec(
         return model
 
     def decide(model: SequentialModel) -> dict[str, float]:
-        return choose_decoding(model, data)
+        return choose_decoding(model, data, runtime.seed) if config.decoding else {}
 
     facts = train_and_save("g2rec", build, shape, data, config, runtime, output, checkpoint, finish=decide)
     return facts | {"prototypes": len(ids)}

@@ -79,7 +79,7 @@ def target_ranks(
         for start in range(0, len(users), batch_size):
             batch = by_length[start : start + batch_size]
             scores = _finite_scores(scorer, batch, histories)
-            row, item = _ragged(targets, batch)
+            row, item = entries_of(targets, batch)
             owners.append(batch[row])
             found.append(item)
             rows, items = torch.from_numpy(row).to(scores.device), torch.from_numpy(item).to(scores.device)
@@ -110,7 +110,7 @@ def catalogue_ranks(
         targets: the items to find.
         mask_seen: items of the history are no candidates (unless they are the target itself).
     """
-    row, item = (torch.from_numpy(part).to(scores.device) for part in _ragged(targets, users))
+    row, item = (torch.from_numpy(part).to(scores.device) for part in entries_of(targets, users))
     return _rank_in_catalogue(scores, row, item, histories if mask_seen else None, users)
 
 
@@ -159,7 +159,7 @@ def _finite_scores(scorer: Scorer, users: NDArray[np.int64], histories: Historie
     return scores
 
 
-def _ragged(histories: Histories, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def entries_of(histories: Histories, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row in the batch and item of every entry of the given users."""
     lengths = histories.lengths[users]
     row = np.repeat(np.arange(len(users)), lengths)
@@ -168,7 +168,7 @@ def _ragged(histories: Histories, users: NDArray[np.int64]) -> tuple[NDArray[np.
 
 
 def _mask(scores: torch.Tensor, histories: Histories, users: NDArray[np.int64]) -> None:
-    row, item = _ragged(histories, users)
+    row, item = entries_of(histories, users)
     scores[torch.from_numpy(row).to(scores.device), torch.from_numpy(item).to(scores.device)] = -torch.inf
 
 

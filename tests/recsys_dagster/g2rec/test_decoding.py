@@ -11,9 +11,12 @@ from recsys_dagster.g2rec import decoding
 from recsys_dagster.g2rec.decoding import (
     CUTOFF,
     DECAY,
+    GRID,
     LEAST_EVIDENCE,
-    WEIGHTS,
+    TERMS,
+    Decoding,
     GraphEvidence,
+    _deep_weights,
     _some_targets,
     choose_decoding,
     neighbour_matrix,
@@ -66,18 +69,18 @@ def test_some_targets_are_those_of_some_users(toy_data):
 
 
 class Mixture(torch.nn.Module):
-    """Scores of noise and two terms: one tells the targets of every second user, the other those of every third."""
+    """Scores of noise and terms: the graph tells the targets of every second user, the profile of every third."""
 
     def __init__(self, data):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.max_length = data.max_length
         self.noise = torch.nn.Parameter(torch.randn(data.n_users, data.n_items, generator=generator))
-        self.hints = {name: torch.randn(data.n_users, data.n_items, generator=generator) for name in WEIGHTS}
-        for name, every in zip(WEIGHTS, (2, 3), strict=True):
+        self.hints = {name: torch.randn(data.n_users, data.n_items, generator=generator) for name in TERMS}
+        for name, every in zip(TERMS, (2, 3), strict=False):
             for user in range(0, data.n_users, every):
                 self.hints[name][user, data.validation.of(user).astype(np.int64)] += 4.0
-            self.register_buffer(name, torch.zeros(()))
+        self.decoding = Decoding(data.n_items, 1)
 
     def score_terms(self, batch, names):
         return self.noise[batch.users], {name: self.hints[name][batch.users] for name in names}
@@ -90,7 +93,7 @@ def test_the_best_combination_of_weights_is_kept(toy_data, monkeypatch, mask_see
     monkeypatch.setattr(decoding, "JUDGES_AT_ONCE", 7)
     model = Mixture(data)
     judges = np.flatnonzero(_some_targets(data.targets(VALIDATION), 20).lengths)
-    graph, profile = (model.hints[name].numpy() for name in WEIGHTS)
+    graph, profile = (model.hints[name].numpy() for name in GRID)
 
     def ndcg(weights):
         scores = model.noise.detach().numpy() + np.float32(weights[0]) * graph + np.float32(weights[1]) * profile
@@ -101,10 +104,44 @@ def test_the_best_combination_of_weights_is_kept(toy_data, monkeypatch, mask_see
             gain += 1 / np.log2(1 + rank) if rank <= CUTOFF else 0.0
         return gain / len(judges)
 
-    reached = {weights: ndcg(weights) for weights in itertools.product(*WEIGHTS.values())}
+    reached = {weights: ndcg(weights) for weights in itertools.product(*GRID.values())}
     best = max(reached, key=reached.get)  # the first, so the smallest, of equal ones
     assert min(best) > 0, "a case where both terms help"
-    got = choose_decoding(model, data)
-    assert (got["graph_decoding"], got["profile_decoding"]) == best
+    got = choose_decoding(model, data, seed=0)
+    assert (got["first_graph"], got["first_profile"], got["first_popularity"]) == pytest.approx((*best, 0.0))
     assert got["decoding_ndcg"] == pytest.approx(reached[best])
-    assert [getattr(model, name).item() for name in WEIGHTS] == pytest.approx(best)
+    assert model.decoding.first.tolist() == pytest.approx([*best, 0.0])
+    assert got == choose_decoding(model, data, seed=0)
+
+
+def test_deep_weights_are_those_that_the_targets_were_drawn_with():
+    generator = torch.Generator().manual_seed(0)
+    wanted = torch.tensor([2.0, 1.0, -0.5, 0.0])  # of the scores and of three terms
+    features = torch.randn(20_000, 31, 4, generator=generator)
+    gumbel = -torch.log(-torch.log(torch.rand(features.shape[:2], generator=generator)))
+    target = (features @ wanted + gumbel).argmax(1)  # drawn from the softmax of the weighed sums
+    rows = torch.arange(len(target))
+    others = torch.ones(features.shape[:2], dtype=torch.bool).index_put((rows, target), torch.tensor(False))
+    margins = (features - features[rows, target][:, None])[others].view(len(target), 30, 4)
+    torch.testing.assert_close(_deep_weights(margins), wanted[1:] / wanted[0], atol=0.03, rtol=0)
+    assert _deep_weights(-margins).tolist() == [0.0] * 3  # scores that mislead
+
+
+def test_first_places_and_the_rest_are_ranked_by_their_own_weights(monkeypatch):
+    monkeypatch.setattr(decoding, "FIRST_PLACES", 3)
+    generator = torch.Generator().manual_seed(1)
+    n_items, histories = 9, torch.tensor([[0, 1], [3, 0]])
+    batch = SequenceBatch(torch.arange(2), histories, torch.tensor([2, 1]))
+    made = Decoding(n_items, 0)
+    made.popularity.copy_(torch.randn(n_items, generator=generator))
+    scores, profile = torch.randn(2, 2, n_items, generator=generator)
+    assert made(scores, batch, lambda: profile) is scores  # no weights yet
+    made.first.copy_(torch.tensor([0.0, 2.0, 0.0]))
+    made.deep.copy_(torch.tensor([0.0, 0.0, 3.0]))
+    got = made(scores.clone(), batch, lambda: profile).numpy()
+    for row in range(2):
+        first, deep = (scores + 2 * profile)[row].numpy(), (scores[row] + 3 * made.popularity).numpy()
+        head = np.argsort(-first)[:3]
+        rest = [item for item in np.argsort(-deep) if item not in head]
+        assert np.argsort(-got[row]).tolist() == [*head, *rest]
+        np.testing.assert_allclose(got[row][head], first[head], rtol=1e-6)

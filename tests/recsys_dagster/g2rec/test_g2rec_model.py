@@ -8,7 +8,6 @@ from torch.nn import functional
 from recsys_dagster.data.features import item_features
 from recsys_dagster.data.histories import TEST
 from recsys_dagster.errors import RecsysError
-from recsys_dagster.g2rec import decoding
 from recsys_dagster.g2rec import model as module
 from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
@@ -45,10 +44,8 @@ def build(data, **changes):
         SMALL.model_copy(update=changes), n_items=data.n_items, max_length=data.max_length,
         prototypes=len(ids), levels=len(ends), width=columns.shape[1], edges=len(GRAPH) * 2,
     )  # fmt: skip
-    model.evidence.fill(neighbour_matrix(GRAPH, data.train.popularity(), most=50))
-    model.profile_columns.copy_(torch.from_numpy(columns))
-    model.profile_weights.copy_(torch.from_numpy(weights))
-    model.level_ends.copy_(torch.from_numpy(ends))
+    popularity = data.train.popularity()
+    model.fill((columns, weights, ends), neighbour_matrix(GRAPH, popularity, most=50), popularity)
     return model.eval()
 
 
@@ -137,14 +134,11 @@ def test_padding_and_company_change_no_score(toy_data, layout):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_profile_decoding_is_the_mixture_over_prototypes(toy_data):
+def test_the_profile_term_is_the_mixture_over_prototypes(toy_data):
     model = build(toy_data)
-    history, users = toy_data.history(TEST), np.arange(5)
-    plain = model.score(users, history).double().numpy()
-    model.profile_decoding.fill_(0.5)
-    got = model.score(users, history).double().numpy()
-    batch = pad(history, users, toy_data.max_length)
+    batch = pad(toy_data.history(TEST), np.arange(5), toy_data.max_length)
     with torch.no_grad():
+        scores, terms = model.score_terms(batch, ["profile"])
         x, y = model.item_vectors(), model.profiles()
         after, _ = model.states(batch.items, x, y)
         for row in range(5):
@@ -152,7 +146,8 @@ def test_profile_decoding_is_the_mixture_over_prototypes(toy_data):
             logits = functional.normalize(model.prototypes) @ state / model.next_item.similarity.log_temperature.exp()
             p = [part.softmax(0).double().numpy() for part in (logits[:2], logits[2:])]
             fit = (dense_p(0) @ p[0] + dense_p(1) @ p[1]) / 2
-            np.testing.assert_allclose(got[row] - plain[row], 0.5 * np.log(fit), rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(terms["profile"][row].numpy(), np.log(fit), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(model.score_batch(batch).detach().numpy(), scores.numpy())  # no weights yet
 
 
 def test_features_are_part_of_the_model(toy_data, tmp_path):
@@ -202,8 +197,9 @@ def test_training_starts_from_the_tokens_learns_and_is_read_back(toy_data, tmp_p
 
     monkeypatch.setattr(train, "fit", spy)
     embeddings = np.random.default_rng(1).normal(size=(24, 16)).astype(np.float32)
+    config = SMALL.model_copy(update={"decoding": False})  # the figure of the training is the decoder's alone
     facts = train_g2rec(
-        toy_data, GRAPH, memberships(), tokens(toy_data), embeddings, SMALL, Runtime(), tmp_path / "g2rec"
+        toy_data, GRAPH, memberships(), tokens(toy_data), embeddings, config, Runtime(), tmp_path / "g2rec"
     )
     assert started["items"].detach().numpy().tolist() == embeddings.tolist()
     torch.testing.assert_close(started["prototypes"][:, 0], torch.tensor([0, 1, 10, 11, 12]) / 10)
@@ -278,9 +274,8 @@ def test_gradient_checkpointing_changes_no_gradient(toy_data, pretrained):
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_lora_over_a_pretrained_model_from_disk(toy_data, tmp_path, pretrained, monkeypatch):
-    monkeypatch.setattr(decoding, "WEIGHTS", {})  # the figure of the training is the decoder's alone
-    config = pretrained
+def test_lora_over_a_pretrained_model_from_disk(toy_data, tmp_path, pretrained):
+    config = pretrained.model_copy(update={"decoding": False})  # the figure of the training is the decoder's alone
     backbone = Backbone(config, max_tokens=20)
     trainable = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
     assert trainable
