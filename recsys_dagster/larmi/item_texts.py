@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ MAX_TEXT_LENGTH = 1_000
 """Characters of a text that are read; what follows the first thousand is hardly about what the thing is."""
 
 _SAMPLED_PAIRS = 20_000
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_BETWEEN_PHRASES = re.compile(
+    r"[.,;:!?](?!\w)|[()\[\]|/&+—–]|\s-\s"
+)  # a decimal point or an inner hyphen parts nothing
 _WITH_DIGIT = re.compile(r"\S*\d\S*")
 
 
@@ -29,6 +34,8 @@ class ItemTexts:
         codes: int64 [N], the same number for the same text, -1 for no text.
         words: CSR float32 [N, terms], TF-IDF of words and word pairs, rows of length 1 or empty.
         terms: str [terms], the words and word pairs.
+        naming: float64 [terms], how well each term names an interest (`_naming`).
+        kinds: int8 [terms], 0 for a term without digits, 1 with digits, 2 without a letter.
         pair_distances: float64, ascending: cosine distances of random pairs of the catalogue.
     """
 
@@ -37,6 +44,8 @@ class ItemTexts:
     codes: NDArray[np.int64]
     words: Any
     terms: NDArray[np.object_]
+    naming: NDArray[np.float64]
+    kinds: NDArray[np.int8]
     pair_distances: NDArray[np.float64]
 
 
@@ -53,10 +62,8 @@ def read_texts(catalogue: Catalogue, embeddings: str = "") -> ItemTexts:
     from scipy.sparse import csr_array, hstack
     from sklearn.preprocessing import normalize
 
-    texts = [unicodedata.normalize("NFKC", clean_text(text, MAX_TEXT_LENGTH)) for text in catalogue.texts]
-    words, terms = _tfidf(
-        texts, ngram_range=(1, 2), stop_words="english", token_pattern=r"(?u)\b\w+\b", sublinear_tf=True
-    )
+    texts = [unicodedata.normalize("NFKC", _line(text)) for text in catalogue.texts]
+    words, terms = _tfidf(texts, analyzer=words_and_pairs, sublinear_tf=True)
     if embeddings:
         from recsys_dagster.larmi.embeddings import embed
 
@@ -69,7 +76,31 @@ def read_texts(catalogue: Catalogue, embeddings: str = "") -> ItemTexts:
         vectors = csr_array(normalize(hstack([words, pieces], format="csr")))
     _, codes = np.unique(np.array(texts, dtype=object), return_inverse=True)
     codes = np.where([bool(text) for text in texts], codes, -1).astype(np.int64)
-    return ItemTexts(catalogue, vectors, codes, words, terms, _random_pairs(vectors, codes))
+    return ItemTexts(
+        catalogue, vectors, codes, words, terms, _naming(words, terms), _kinds(terms), _random_pairs(vectors, codes)
+    )
+
+
+def _line(text: str) -> str:
+    """`clean_text`, which goes character by character, only where there is something to clean."""
+    text = text[: 4 * MAX_TEXT_LENGTH]
+    return text.strip()[:MAX_TEXT_LENGTH] if text.isprintable() else clean_text(text, MAX_TEXT_LENGTH)
+
+
+def words_and_pairs(text: str) -> list[str]:
+    """Words of a text but for English function words, and pairs of neighbours that no comma or full stop parts.
+
+    >>> words_and_pairs("Ted's Hot Dogs. Burgers, Gluten-Free")
+    ["ted's", 'hot', 'dogs', "ted's hot", 'hot dogs', 'burgers', 'gluten', 'free', 'gluten free']
+    """
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    found: list[str] = []
+    for phrase in _BETWEEN_PHRASES.split(text.lower()):
+        words = [word for word in _WORD.findall(phrase) if word not in ENGLISH_STOP_WORDS]
+        found += words
+        found += map(" ".join, pairwise(words))
+    return found
 
 
 def _tfidf(texts: list[str], **settings: Any) -> tuple[Any, NDArray[np.object_]]:
@@ -87,6 +118,22 @@ def _tfidf(texts: list[str], **settings: Any) -> tuple[Any, NDArray[np.object_]]
             continue
         return weights, vectorizer.get_feature_names_out()
     return csr_array((len(texts), 1), dtype=np.float32), np.array([""], dtype=object)
+
+
+def _naming(words: Any, terms: NDArray[np.object_]) -> NDArray[np.float64]:
+    """The square root of the logarithm of a term's number of items, and 1.3 times that for a pair of words.
+
+    Both are chosen by reading labels: a term that many items have is one that people know, and "prime rib" says more
+    than "prime".
+    """
+    items = np.bincount(words.indices, minlength=len(terms))
+    return np.sqrt(np.log1p(items)) * np.where([" " in term for term in terms], 1.3, 1.0)
+
+
+def _kinds(terms: NDArray[np.object_]) -> NDArray[np.int8]:
+    letters = np.array([any(map(str.isalpha, term)) for term in terms])
+    digits = np.array([any(map(str.isdigit, term)) for term in terms])
+    return np.where(letters, digits, 2).astype(np.int8)
 
 
 def _directions(vectors: NDArray[np.float32], present: NDArray[np.bool_]) -> NDArray[np.float32]:

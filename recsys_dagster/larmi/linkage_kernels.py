@@ -129,7 +129,6 @@ def silhouettes(distances: Any, pairs: Any) -> Any:
     n = len(distances)
     values = np.zeros(len(pairs))
     sums, size, own = distances.copy(), np.ones(n, np.int64), np.arange(n)
-    name = np.arange(n)  # of a cluster, by its lowest item
     near, least = np.empty(n, np.int64), np.empty(n)
     for item in range(n):
         near[item], least[item] = _nearest_other(sums, size, item, item)
@@ -155,7 +154,7 @@ def silhouettes(distances: Any, pairs: Any) -> Any:
 
 
 @compiled
-def best_cut(heights: Any, scores: Any, near: float, far: float) -> int:
+def best_cut(heights: Any, scores: Any, near: float, far: float) -> Any:
     """How many merges to keep: of the cuts at a height in [near, far] the one with the highest silhouette.
 
     Merges up to `near` are always kept and those above `far` never. Of equal silhouettes the cut with more clusters is
@@ -165,7 +164,7 @@ def best_cut(heights: Any, scores: Any, near: float, far: float) -> int:
         heights: float64 [n - 1], ascending.
         scores: float64 [n - 1], mean silhouette after each merge.
     """
-    best = np.searchsorted(heights, near, side="right")
+    best: Any = np.searchsorted(heights, near, side="right")
     score = scores[best - 1] if best > 0 else 0.0
     for cut in range(best + 1, np.searchsorted(heights, far, side="right") + 1):
         if scores[cut - 1] > score:

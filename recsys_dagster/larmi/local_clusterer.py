@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,13 +90,8 @@ class LocalClusterer:
         self._lists += len(batch)
         counts = np.maximum.reduceat(groups, starts[:-1]) + 1
         offsets = np.concatenate([[0], np.cumsum(counts)])
-        labels = _labels(
-            texts.words[items],
-            groups + np.repeat(offsets[:-1], lengths),
-            np.repeat(np.arange(len(batch)), counts),
-            texts.terms,
-            self.config.label_terms,
-        )
+        cluster = groups + np.repeat(offsets[:-1], lengths)
+        labels = _labels(texts, items, cluster, np.repeat(np.arange(len(batch)), counts), self.config.label_terms)
         results = []
         for index, (start, stop) in enumerate(pairwise(starts.tolist())):
             members: list[list[int]] = [[] for _ in range(counts[index])]
@@ -120,56 +115,60 @@ def _bounds(pair_distances: NDArray[np.float64], config: LocalClustererConfig) -
 
 
 def _labels(
-    words: Any,
+    texts: ItemTexts,
+    items: NDArray[np.int64],
     cluster: NDArray[np.int64],
     owner: NDArray[np.int64],
-    terms: NDArray[np.object_],
     label_terms: int,
 ) -> list[str]:
-    """A label for every cluster: its terms of highest contrast, no word twice; "" for a cluster without words.
+    """A label for every cluster: the terms that set it apart, no word twice; "" for a cluster without words.
 
-    The contrast of a term is its mean weight in the cluster less its mean weight in the user's other items; the weight
-    itself (TF-IDF) is high for terms that are rare in the catalogue.
+    A term's contrast is its mean weight in the cluster less its mean weight in the list's other items. The weight
+    (TF-IDF) is high for terms that are rare in the catalogue; `ItemTexts.naming` takes some of that back, or else
+    part numbers and misspellings would name the clusters of one item.
 
     Args:
-        words: CSR [entries, terms], a row for each item of each list.
-        cluster: int64 [entries], the cluster of each row, numbered from 0 over all lists.
+        texts: the catalogue.
+        items: int64 [entries], the items of all lists.
+        cluster: int64 [entries], the cluster of each entry, numbered from 0 over all lists.
         owner: int64 [clusters], the list of each cluster.
-        terms: str [terms].
         label_terms: most terms in a label.
     """
     from scipy.sparse import csr_array
 
-    n_clusters, n_terms = len(owner), len(terms)
+    n_clusters, n_terms = len(owner), len(texts.terms)
     size = np.bincount(cluster, minlength=n_clusters)
     rest = np.bincount(owner, size)[owner] - size
     member = csr_array((np.ones(len(cluster)), (cluster, np.arange(len(cluster)))), shape=(n_clusters, len(cluster)))
-    inside = (member @ words).tocoo()
+    inside = (member @ texts.words[items]).tocoo()
     row, term = (axis.astype(np.int64) for axis in inside.coords)
     keys, place = np.unique(owner[row] * n_terms + term, return_inverse=True)
     outside = np.bincount(place, inside.data, minlength=len(keys))[place] - inside.data
     contrast = inside.data / size[row] - outside / np.maximum(rest[row], 1)
-    order = np.lexsort((term, -contrast, row))
-    bounds = np.searchsorted(row[order], np.arange(n_clusters + 1)).tolist()
-    ranked = term[order]
-    return [_label(terms[ranked[start:stop]].tolist(), label_terms) for start, stop in pairwise(bounds)]
+    # Sizes and part numbers name an interest only where there is nothing else; numbers alone ("3", "100") never do.
+    order = np.lexsort((term, -contrast * texts.naming[term], texts.kinds[term], row))
+    order = order[texts.kinds[term[order]] < 2]
+    bounds = np.searchsorted(row[order], np.arange(n_clusters + 1))
+    # A few more terms than wanted are looked at, since "ink" adds nothing to "ink cartridge".
+    stops = np.minimum(bounds[1:], bounds[:-1] + 6 * label_terms)
+    ranked, kinds = texts.terms[term[order]], texts.kinds[term[order]]
+    labels = []
+    for start, stop in zip(bounds[:-1].tolist(), stops.tolist(), strict=True):
+        if start < stop and kinds[start] == 0:
+            stop = start + int(np.searchsorted(kinds[start:stop], 1))
+        labels.append(_label(ranked[start:stop].tolist(), label_terms))
+    return labels
 
 
 def _label(ranked: list[str], label_terms: int) -> str:
-    """The first terms that share no word; those with digits (sizes, part numbers) only where there are no others."""
+    """The first terms that share no word."""
     chosen: list[str] = []
     words: set[str] = set()
-    for with_digits in (False, True):
-        for name in ranked:
-            if any(character.isdigit() for character in name) != with_digits:
-                continue
-            own = {word.rstrip("s") for word in name.split()}
-            # Numbers alone ("3", "100") tell nobody what an interest is.
-            if not own & words and any(character.isalpha() for character in name):
-                chosen.append(name)
-                words |= own
-            if len(chosen) == label_terms:
-                return ", ".join(chosen)
-        if chosen:
+    for name in ranked:
+        own = {word.rstrip("s") for word in name.split()}
+        if not own & words:
+            chosen.append(name)
+            words |= own
+        if len(chosen) == label_terms:
             break
     return ", ".join(chosen)
