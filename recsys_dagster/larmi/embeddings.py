@@ -24,7 +24,7 @@ def embed(texts: list[str], folder: str) -> NDArray[np.float32]:
         folder: holds config.json, model.safetensors and the tokenizer, as `save_pretrained` writes them.
 
     Returns:
-        float32 [texts, d], neither centred nor of length 1.
+        float32 [texts, d], neither centred nor of length 1; 0 for an empty text.
 
     Raises:
         RecsysError: torch or transformers is not installed; the folder is missing, holds no model that transformers
@@ -56,10 +56,11 @@ def embed(texts: list[str], folder: str) -> NDArray[np.float32]:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     # Texts of like length stand together, so that little is computed for padding.
-    order = np.argsort([len(text) for text in texts], kind="stable")
-    found = np.empty((len(texts), int(model.config.hidden_size)), dtype=np.float32)
-    limit = min(MAX_TOKENS, getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS)
-    with torch.inference_mode(), Progress("embeddings of items", len(texts), "items") as progress:
+    order = sorted((row for row, text in enumerate(texts) if text), key=lambda row: len(texts[row]))
+    found = np.zeros((len(texts), int(model.config.hidden_size)), dtype=np.float32)
+    positions = getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS
+    limit = min(MAX_TOKENS, positions) if positions > 0 else MAX_TOKENS
+    with torch.inference_mode(), Progress("embeddings of items", len(order), "items") as progress:
         for start in range(0, len(order), _BATCH):
             rows = order[start : start + _BATCH]
             batch = tokenizer(
@@ -67,7 +68,7 @@ def embed(texts: list[str], folder: str) -> NDArray[np.float32]:
             )
             try:
                 hidden = model(**batch).last_hidden_state.float()
-            except (TypeError, ValueError, AttributeError) as error:
+            except (TypeError, ValueError, AttributeError, IndexError) as error:
                 raise RecsysError(
                     f"Setting embeddings = {folder!r}: the model ({type(model).__name__}) does not turn text into "
                     f"hidden states ({type(error).__name__}).",
