@@ -21,10 +21,10 @@ def item_rows(train: Histories) -> Any:
     from scipy.sparse import csr_array
     from sklearn.preprocessing import normalize
 
-    users = csr_array((np.ones(len(train.items)), train.items, train.indptr), shape=(train.n_users, train.n_items))
+    users = csr_array((np.ones(len(train.items)), (train.items, train.users)), shape=(train.n_items, train.n_users))
     users.sum_duplicates()
     users.data[:] = 1
-    return normalize(csr_array(users.T))
+    return normalize(users)
 
 
 def agreement(table: pd.DataFrame, train: Histories, n_users: int, seed: int = 0) -> float:

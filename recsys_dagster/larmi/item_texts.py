@@ -18,9 +18,8 @@ MAX_TEXT_LENGTH = 1_000
 
 _SAMPLED_PAIRS = 20_000
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
-_BETWEEN_PHRASES = re.compile(
-    r"[.,;:!?](?!\w)|[()\[\]|/&+—–]|\s-\s"
-)  # a decimal point or an inner hyphen parts nothing
+# A decimal point or a hyphen within a word parts nothing.
+_BETWEEN_PHRASES = re.compile(r"[.,;:!?](?!\w)|[()\[\]|/&+—–]|\s-\s")
 _WITH_DIGIT = re.compile(r"\S*\d\S*")
 
 

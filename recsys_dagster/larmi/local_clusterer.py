@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, model_validator
 
+from recsys_dagster.larmi.answers import MAX_LABEL_LENGTH
 from recsys_dagster.larmi.clusters import Catalogue, Cluster, ClusterResult
 from recsys_dagster.larmi.item_texts import ItemTexts, read_texts
 
@@ -161,7 +162,7 @@ def _labels(
 
 
 def _label(ranked: list[str], label_terms: int) -> str:
-    """The first terms that share no word."""
+    """The first terms that share no word, cut to the longest label."""
     chosen: list[str] = []
     words: set[str] = set()
     for name in ranked:
@@ -171,4 +172,4 @@ def _label(ranked: list[str], label_terms: int) -> str:
             words |= own
         if len(chosen) == label_terms:
             break
-    return ", ".join(chosen)
+    return ", ".join(chosen)[:MAX_LABEL_LENGTH].rstrip(", ")

@@ -214,6 +214,12 @@ def test_labels_have_words_not_numbers() -> None:
     assert labels == ["attribute_1 attribute_2", "attribute_3"]
 
 
+def test_a_label_is_no_longer_than_a_label_may_be() -> None:
+    texts = catalogue("x" * 10_000, "x" * 10_000, "pen", "pen")
+    labels = [cluster.label for cluster in LocalClusterer().cluster(texts, [np.arange(4)])[0].clusters]
+    assert labels == ["x" * 80, "pen"]
+
+
 def test_a_new_catalogue_is_fitted_anew() -> None:
     clusterer = LocalClusterer()
     clusterer.cluster(CATALOGUE, [np.arange(12)])
