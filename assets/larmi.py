@@ -53,7 +53,7 @@ def _cluster_sizes(table: pd.DataFrame) -> dg.MarkdownMetadataValue:
     **COMMON,
     group_name="larmi",
     kinds={"llm", *KINDS},
-    code_version="1",
+    code_version="2",
     pool="llm",
     metadata=definition_metadata("user_clusters"),
 )
@@ -136,7 +136,7 @@ def representative_users(
     **COMMON,
     group_name="larmi",
     kinds={"llm", *KINDS},
-    code_version="1",
+    code_version="2",
     pool="llm",
     metadata=definition_metadata("representative_clusters"),
 )
