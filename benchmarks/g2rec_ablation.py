@@ -1,6 +1,6 @@
 """What each part of G2Rec is worth: the same training with one thing changed (its Figure 2 and Table 3, and more).
 
-The first row is SASRec, whose item embeddings all variants start from; `--only whole` compares these two alone.
+The first row is SASRec; `--only whole` compares these two alone.
 
 Everything stands on the train split; the figures are of the test split, full ranking and among 99 stored negatives. The
 weights of the decoding are chosen on the validation split for every variant.
@@ -76,6 +76,7 @@ VARIANTS: dict[str, Variant] = {
     "interleaved layout": Variant({"layout": "interleaved"}),
     "inner products": Variant({"similarity": "inner"}),
     "without repeat bias": Variant({"repeats": False}),
+    "start from SASRec": Variant({"start": "sasrec"}),
     "decoder's scores alone": Variant({"decoding": False}),
 }
 

@@ -12,7 +12,11 @@ from recsys_dagster.training.config import NextItemConfig
 class G2RecConfig(NextItemConfig):
     """G2Rec's recommender: a causal decoder over items and interest profile tokens (Eq. 8-13)."""
 
-    epochs: int = Field(6, ge=1, description="Most passes over the train split; it starts from SASRec's items")
+    epochs: int = Field(20, ge=1, description="Most passes over the train split")
+    start: Literal["random", "sasrec"] = Field(
+        "random",
+        description="sasrec: item vectors start as SASRec's, prototypes as the interest tokens made of them (Eq. 6)",
+    )
     layout: Literal["interleaved", "fused"] = Field(
         "fused",
         description="interleaved: BOS, x1, y1, x2, y2, ... (Eq. 8); fused: one position an item, y added to x",

@@ -243,7 +243,7 @@ def _deep_weights(margins: torch.Tensor) -> torch.Tensor:
         loss.backward()
         return loss
 
-    optimiser.step(closure)  # type: ignore[arg-type]
+    optimiser.step(closure)
     found = weights.detach()
     return found[1:] / found[0] if found[0] > 0 else torch.zeros(len(found) - 1)
 

@@ -40,9 +40,9 @@ LEAST_FIT = 1e-9
 class G2Rec(SequentialModel):
     """Item tokens x, profile tokens y = P V, and a decoder F over their sequence.
 
-    V is learned: it starts as Eq. 6 gives it, and the items of a prototype share it in the tokens, in the output layer
-    (an item scores by x_i + y_i) and in the profile loss. Items of the history get a learned bias (`RepeatBias`); when
-    items are ranked, the predicted profile and the graph have a say (`decoding`).
+    V is learned, from random vectors or from Eq. 6 (`start`), and the items of a prototype share it in the tokens, in
+    the output layer (an item scores by x_i + y_i) and in the profile loss. Items of the history get a learned bias
+    (`RepeatBias`); when items are ranked, the predicted profile and the graph have a say (`Decoding`).
 
     Args:
         config: settings.
@@ -102,6 +102,12 @@ class G2Rec(SequentialModel):
         for buffer, array in zip((self.profile_columns, self.profile_weights, self.level_ends), profiles, strict=True):
             buffer.copy_(torch.from_numpy(array))
         self.decoding.fill(neighbours, popularity)
+
+    def start_from(self, item_embeddings: NDArray[np.float32], prototype_embeddings: NDArray[np.float32]) -> None:
+        """Start from X float [N, d'] and V [C, d'] of Eq. 6 in place of random vectors (see `fitted`)."""
+        with torch.no_grad():
+            for into, start in ((self.items.weight, item_embeddings), (self.prototypes, prototype_embeddings)):
+                into.copy_(fitted(torch.from_numpy(np.array(start, dtype=np.float32)), self.config.dimension))
 
     def profiles(self) -> torch.Tensor:
         """Y float [N, d], Eq. 7, the mean over levels."""
@@ -268,8 +274,8 @@ def train_g2rec(
         data: the splits.
         graph: the table `coengagement_graph`.
         memberships: P, the table `soft_memberships`.
-        tokens: `prototype_ids` [C] and `prototype_embeddings` [C, d] (Eq. 6), the start of V.
-        item_embeddings: X float32 [N, d], the start of the item tokens (see `fitted` where d is not `dimension`).
+        tokens: `prototype_ids` [C] and `prototype_embeddings` [C, d] (Eq. 6), the start of V where `start` says so.
+        item_embeddings: X float32 [N, d], the start of the item vectors where `start` says so.
         config: settings.
         runtime: device, precision, seed.
         output: directory to write.
@@ -295,15 +301,12 @@ def train_g2rec(
         model.fill((columns, weights, ends), neighbours, popularity)
         if model.features is not None and features is not None:
             model.features.fill(features)
-        with torch.no_grad():
-            for into, start in (
-                (model.items.weight, item_embeddings),
-                (model.prototypes, tokens["prototype_embeddings"][rows]),
-            ):
-                into.copy_(fitted(torch.from_numpy(np.array(start, dtype=np.float32)), config.dimension))
+        if config.start == "sasrec":
+            model.start_from(item_embeddings, tokens["prototype_embeddings"][rows])
         return model
 
     def decide(model: SequentialModel) -> dict[str, float]:
+        assert isinstance(model, G2Rec)
         return choose_decoding(model, data, runtime.seed) if config.decoding else {}
 
     facts = train_and_save("g2rec", build, shape, data, config, runtime, output, checkpoint, finish=decide)

@@ -197,7 +197,8 @@ def test_training_starts_from_the_tokens_learns_and_is_read_back(toy_data, tmp_p
 
     monkeypatch.setattr(train, "fit", spy)
     embeddings = np.random.default_rng(1).normal(size=(24, 16)).astype(np.float32)
-    config = SMALL.model_copy(update={"decoding": False})  # the figure of the training is the decoder's alone
+    # without decoding: the figure of the training is the decoder's alone
+    config = SMALL.model_copy(update={"decoding": False, "start": "sasrec"})
     facts = train_g2rec(
         toy_data, GRAPH, memberships(), tokens(toy_data), embeddings, config, Runtime(), tmp_path / "g2rec"
     )
