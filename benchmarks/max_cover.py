@@ -1,8 +1,8 @@
 """Max-cover: what the solvers cover against lazy greedy, what the network is worth, exactness, growth of the cost.
 
-Ratios are objective / lazy greedy on the same instance. Generated instances follow Wang et al. (2022); real ones are the
-cliques of a dataset's train split, read from RECSYS_DATA_DIR, with a budget of 1 % of the users (220 on Beauty). Parts
-can be run alone with `--only`.
+Ratios are objective / lazy greedy on the same instance. Generated instances follow Wang et al. (2022); real ones are
+the cliques of a dataset's train split, read from RECSYS_DATA_DIR, with a budget of 1 % of the users (220 on Beauty).
+Parts can be run alone with `--only`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,9 @@ import numpy as np
 
 from recsys_dagster.compiled import compiled
 
+MERGE = 40
+"""Entries of lists that are read in the time that it takes to merge two users' items."""
+
 CHUNK = 64
 """Words that are looked at together."""
 
@@ -118,9 +121,13 @@ def nearest_users(index: Any, queries: Any, most_reads: int, found: Any) -> int:
         popular = popcount(word)
         n_met, read, k = 0, 0, start
         tally[: end - start + 1] = 0
+        left = 0
+        for i in range(start, end):
+            left += index.item_indptr[index.items[i] + 1] - index.item_indptr[index.items[i]]
         while k < end:
-            # Users not met yet can have in common what is left, and no more.
-            if _nth(tally, end - start, n) > end - k + popular:
+            # Users not met yet can have in common what is left, and no more. But what is left may be quicker read than
+            # merged into all who were met.
+            if left > MERGE * n_met and _nth(tally, end - start, n) > end - k + popular:
                 break
             first, last = index.item_indptr[index.items[k]], index.item_indptr[index.items[k] + 1]
             if k > start and read + last - first > most_reads:
@@ -139,6 +146,7 @@ def nearest_users(index: Any, queries: Any, most_reads: int, found: Any) -> int:
                 counts[v] = c + 1
                 tally[c + 1] += 1
             read += last - first
+            left -= last - first
             k += 1
         least, held = _nth(tally, end - start, n), 0
         for m in range(n_met):

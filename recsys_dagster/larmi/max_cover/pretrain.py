@@ -87,9 +87,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     network, losses = pretrain(options.steps, options.seed)
     save(network, options.out, options.steps, options.seed)
-    print(
-        f"uncovered: {np.mean(losses[:50]):.4f} of the value in the first 50 steps, {np.mean(losses[-50:]):.4f} in the last"
-    )
+    first, last = np.mean(losses[:50]), np.mean(losses[-50:])
+    print(f"uncovered share of the value: {first:.4f} in the first 50 steps, {last:.4f} in the last")
     print(options.out)
 
 
