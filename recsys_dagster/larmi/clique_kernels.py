@@ -121,7 +121,7 @@ def nearest_users(index: Any, queries: Any, most_reads: int, found: Any) -> int:
         popular = popcount(word)
         n_met, read, k = 0, 0, start
         tally[: end - start + 1] = 0
-        left = 0
+        left, cut = 0, False
         for i in range(start, end):
             left += index.item_indptr[index.items[i] + 1] - index.item_indptr[index.items[i]]
         while k < end:
@@ -132,6 +132,7 @@ def nearest_users(index: Any, queries: Any, most_reads: int, found: Any) -> int:
             first, last = index.item_indptr[index.items[k]], index.item_indptr[index.items[k] + 1]
             if k > start and read + last - first > most_reads:
                 uncertain += 1
+                cut = True
                 break
             for t in range(first, last):
                 v = index.users[t]
@@ -148,15 +149,17 @@ def nearest_users(index: Any, queries: Any, most_reads: int, found: Any) -> int:
             read += last - first
             left -= last - first
             k += 1
+        # Once cut, the result is not certain anyway: of the unread items at most one is hoped for.
+        unread = min(end - k, 1) if cut else end - k
         least, held = _nth(tally, end - start, n), 0
         for m in range(n_met):
             v = met[m]
             overlap = np.int64(counts[v])
-            most = overlap + end - k + popular
+            most = overlap + unread + popular
             if most < least or (held == n and most < overlaps[n - 1]):
                 continue
             overlap += popcount(word & index.words[v])
-            if k < end and (held < n or overlap + end - k >= overlaps[n - 1]):
+            if k < end and (held < n or overlap + unread >= overlaps[n - 1]):
                 overlap += _shared(index.items, k, end, index.indptr[v], index.indptr[v + 1])
             if held < n or overlap >= overlaps[n - 1]:
                 held = max(_insert(found[q], overlaps, held, v, overlap, index.sizes), held)

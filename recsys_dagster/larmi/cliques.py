@@ -170,13 +170,13 @@ class InvertedIndex(NamedTuple):
     longest: int
 
     @classmethod
-    def of(cls, matrix: Any, max_item_users: int | None = None, popular: int = POPULAR) -> InvertedIndex:
+    def of(cls, matrix: Any, max_item_users: int | None = None, popular: int | None = None) -> InvertedIndex:
         """From the binary matrix of users and items; items with more users than `max_item_users` are left out."""
         degrees = np.bincount(matrix.indices, minlength=matrix.shape[1])
         order = np.argsort(degrees, kind="stable")
         if max_item_users is not None:
             order = order[degrees[order] <= max_item_users]
-        split = max(len(order) - popular, 0)
+        split = max(len(order) - (POPULAR if popular is None else popular), 0)
         listed, as_bits = matrix[:, order[:split]].tocsr(), matrix[:, order[split:]].tocsr()
         listed.sort_indices()
         by_item = listed.tocsc()

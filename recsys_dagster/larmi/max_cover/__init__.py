@@ -36,7 +36,7 @@ class Selection:
         marginal: float64; value that each one adds to those before it, never growing.
         covered: float64; running total of `marginal`.
         share: covered value over the value of everything that any set holds.
-        bound: no selection covers more than this; known to the solver `exact` alone.
+        bound: no selection covers more than this; known to the solver `exact`, and where everything is covered.
         optimal: whether the selection was proven to be best.
         cut: whether the clock ended the work, so that another run may end elsewhere.
         trace: (seconds, covered value, who found it) of every improvement.
@@ -80,8 +80,11 @@ def solve(
         chosen = np.concatenate([instance.forced, drawn])
     else:
         chosen = solve_greedy(instance, clock=clock)
-        incumbent.offer(instance, chosen, "greedy", clock)
-        if config.solver == "exact":
+        covered = incumbent.offer(instance, chosen, "greedy", clock)
+        reachable = instance.reachable()
+        if covered >= reachable * (1 - 1e-12):
+            bound, optimal = reachable, True  # nothing is left to cover
+        elif config.solver == "exact":
             from recsys_dagster.larmi.max_cover.exact import solve_exact
 
             result = solve_exact(instance, clock)

@@ -12,7 +12,7 @@ from recsys_dagster.larmi.max_cover.instance import CoverInstance
 SECONDS, MOVES, SCORE_STEPS = 10.0, 10_000, 40
 """Work for one other budget: a small part of what the selection itself gets."""
 
-EXACT_SETS = 200
+EXACT_SETS = 100
 """Instances of at most so many sets are solved to optimality as well, where that takes no more than SECONDS."""
 
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]

@@ -313,4 +313,8 @@ def test_the_search_goes_beyond_the_first_local_optimum() -> None:
 
 def test_a_budget_of_everything_selects_everything_useful() -> None:
     instance = _instance([[0], [0, 1], [2]], np.ones(3), 3)
-    assert sorted(solve(instance, MaxCoverConfig(solver="cardnn")).chosen.tolist()) == [1, 2]
+    selection = solve(instance, MaxCoverConfig(solver="cardnn"))
+    assert sorted(selection.chosen.tolist()) == [1, 2]
+    assert selection.optimal
+    assert selection.bound == 3
+    assert [source for _, _, source in selection.trace] == ["greedy"]
