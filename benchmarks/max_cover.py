@@ -173,11 +173,11 @@ def exact(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def growth(options: argparse.Namespace) -> dict[str, Any]:
-    """Time of the whole default cardnn, canonical order to local search, against the number of memberships."""
+    """Time of all of cardnn, canonical order to local search, against the number of memberships; Z is 1 % of P."""
     rows = []
     for power in range(5, options.largest + 1):
         n_sets = 10**power // 20
-        instance = random_instance(n_sets, 2 * n_sets, n_sets // 10, 0)
+        instance = random_instance(n_sets, 2 * n_sets, n_sets // 100, 0)
         base = greedy_value(instance)
         config = MaxCoverConfig(time_limit_s=None, search_moves=options.moves_a_set * instance.budget)
         seconds, selection = timed_solve(instance, config)
@@ -211,7 +211,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--datasets", nargs="*", default=["beauty", "sports", "toys", "yelp"], help="real instances")
     parser.add_argument("--exact-s", type=float, default=30, help="seconds for branch and bound on one instance")
     parser.add_argument("--largest", type=int, default=7, help="growth up to 10^LARGEST memberships")
-    parser.add_argument("--moves-a-set", type=int, default=40, help="growth: moves of the search for each set of Z")
+    parser.add_argument("--moves-a-set", type=int, default=100, help="growth: moves of the search for each set of Z")
 
 
 if __name__ == "__main__":

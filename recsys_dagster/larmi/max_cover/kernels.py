@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from recsys_dagster.compiled import compiled
 
-BLOCK = 6
-"""Sets are looked through in blocks of 2 ** BLOCK; a block without a changed score is not looked through again."""
+BLOCK = 4
+"""Sets are looked through in blocks of 2 ** BLOCK and groups of as many blocks, again only where a score changed."""
 
 OUTSIDE, FORBIDDEN, FORCED = -1, -2, -3
 """`place` of sets that have no slot: may be chosen, may never be, is chosen for good."""
@@ -47,9 +47,12 @@ class Cover(NamedTuple):
         free_at: int64 [P]; move from which the set may be exchanged again.
         block_best: float64 [blocks]; largest score outside in each block.
         block_changed: bool [blocks]; whether that must be looked up again.
+        group_best: float64 [groups]; largest score outside in each group of blocks.
+        group_changed: bool [groups]; whether that must be looked up again.
         random: uint64 [1]; state of the generator.
         value: float64 [2]; covered now, and by `best`.
         best: int64 [free budget]; the best slots so far.
+        changed: int64 [free budget + 1]; how many slots have changed since, and which (any, if as many as fit).
     """
 
     slots: NDArray[np.int64]
@@ -60,9 +63,12 @@ class Cover(NamedTuple):
     free_at: NDArray[np.int64]
     block_best: NDArray[np.float64]
     block_changed: NDArray[np.bool_]
+    group_best: NDArray[np.float64]
+    group_changed: NDArray[np.bool_]
     random: NDArray[np.uint64]
     value: NDArray[np.float64]
     best: NDArray[np.int64]
+    changed: NDArray[np.int64]
 
 
 @compiled
@@ -97,12 +103,14 @@ def add(problem: Any, cover: Any, i: int) -> None:
                 s = problem.sets[t]
                 cover.score[s] -= w
                 cover.block_changed[s >> BLOCK] = True
+                cover.group_changed[s >> (2 * BLOCK)] = True
             cover.score[i] += w
         elif cover.holders[j] == 1:
             cover.score[cover.holder[j]] -= w
         cover.holders[j] += 1
         cover.holder[j] += i
     cover.block_changed[i >> BLOCK] = True
+    cover.group_changed[i >> (2 * BLOCK)] = True
 
 
 @compiled
@@ -118,10 +126,12 @@ def remove(problem: Any, cover: Any, i: int) -> None:
                 s = problem.sets[t]
                 cover.score[s] += w
                 cover.block_changed[s >> BLOCK] = True
+                cover.group_changed[s >> (2 * BLOCK)] = True
             cover.score[i] -= w
         elif cover.holders[j] == 1:
             cover.score[cover.holder[j]] += w
     cover.block_changed[i >> BLOCK] = True
+    cover.group_changed[i >> (2 * BLOCK)] = True
 
 
 @compiled
@@ -135,22 +145,35 @@ def add_all(problem: Any, cover: Any, chosen: Any) -> None:
 @compiled
 def best_outside(cover: Any, move: int) -> int:
     """The set outside with the largest gain (ties: the smallest index) that may move; -1 if there is none."""
-    n_sets = len(cover.place)
+    n_sets, n_blocks = len(cover.place), len(cover.block_best)
     best, gain = -1, -1.0
-    for block in range(len(cover.block_best)):
-        start, end = block << BLOCK, min((block + 1) << BLOCK, n_sets)
-        if cover.block_changed[block]:
+    for group in range(len(cover.group_best)):
+        first, last = group << BLOCK, min((group + 1) << BLOCK, n_blocks)
+        if cover.group_changed[group]:
             largest = -1.0
-            for s in range(start, end):
-                if cover.place[s] == OUTSIDE and cover.score[s] > largest:
-                    largest = cover.score[s]
-            cover.block_best[block] = largest
-            cover.block_changed[block] = False
-        if cover.block_best[block] > gain:
-            for s in range(start, end):
-                if cover.place[s] == OUTSIDE and cover.score[s] > gain and cover.free_at[s] <= move:
-                    gain, best = cover.score[s], s
+            for block in range(first, last):
+                if cover.block_changed[block]:
+                    cover.block_best[block] = _best_of(cover, block << BLOCK, min((block + 1) << BLOCK, n_sets))
+                    cover.block_changed[block] = False
+                largest = max(largest, cover.block_best[block])
+            cover.group_best[group] = largest
+            cover.group_changed[group] = False
+        if cover.group_best[group] > gain:
+            for block in range(first, last):
+                if cover.block_best[block] > gain:
+                    for s in range(block << BLOCK, min((block + 1) << BLOCK, n_sets)):
+                        if cover.place[s] == OUTSIDE and cover.score[s] > gain and cover.free_at[s] <= move:
+                            gain, best = cover.score[s], s
     return best
+
+
+@compiled
+def _best_of(cover: Any, first: int, last: int) -> float:
+    largest = -1.0
+    for s in range(first, last):
+        if cover.place[s] == OUTSIDE and cover.score[s] > largest:
+            largest = cover.score[s]
+    return largest
 
 
 @compiled
@@ -178,15 +201,25 @@ def _take_out(problem: Any, cover: Any, slot: int) -> int:
 def _put_in(problem: Any, cover: Any, slot: int, i: int) -> None:
     cover.value[0] += cover.score[i]
     cover.place[i] = slot
-    cover.slots[slot] = i
+    if cover.slots[slot] != i:
+        cover.slots[slot] = i
+        if cover.changed[0] < len(cover.slots):
+            cover.changed[0] += 1
+            cover.changed[cover.changed[0]] = slot
     add(problem, cover, i)
 
 
 @compiled
 def _keep_best(cover: Any, tolerance: float) -> None:
+    """Remember a new best. Only slots that changed are copied, or large budgets would pay for all with every move."""
     if cover.value[0] > cover.value[1] + tolerance:
         cover.value[1] = cover.value[0]
-        cover.best[:] = cover.slots
+        if cover.changed[0] == len(cover.slots):
+            cover.best[:] = cover.slots
+        else:
+            for k in range(1, cover.changed[0] + 1):
+                cover.best[cover.changed[k]] = cover.slots[cover.changed[k]]
+        cover.changed[0] = 0
 
 
 @compiled

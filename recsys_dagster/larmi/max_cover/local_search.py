@@ -43,7 +43,7 @@ class CoverState:
         self.instance = instance
         self.problem = kernels.Problem(instance.indptr, instance.items, *instance.by_item, instance.values)
         n_sets, n_items = instance.n_sets, len(instance.values)
-        blocks = (n_sets + (1 << kernels.BLOCK) - 1) >> kernels.BLOCK
+        blocks, groups = (-(-n_sets // (1 << bits)) for bits in (kernels.BLOCK, 2 * kernels.BLOCK))
         place = np.full(n_sets, kernels.OUTSIDE, dtype=np.int64)
         place[instance.forbidden] = kernels.FORBIDDEN
         place[instance.forced] = kernels.FORCED
@@ -62,9 +62,12 @@ class CoverState:
             free_at=np.zeros(n_sets, dtype=np.int64),
             block_best=np.zeros(blocks),
             block_changed=np.ones(blocks, dtype=np.bool_),
+            group_best=np.zeros(groups),
+            group_changed=np.ones(groups, dtype=np.bool_),
             random=np.array([seed], dtype=np.uint64),
             value=np.zeros(2),
             best=slots.copy(),
+            changed=np.zeros(len(slots) + 1, dtype=np.int64),
         )
         kernels.total_scores(self.problem, self.cover.score)
         kernels.add_all(self.problem, self.cover, np.concatenate([instance.forced, free]))
@@ -74,6 +77,7 @@ class CoverState:
         """Take the selection as it is for the best."""
         self.cover.value[1] = self.cover.value[0]
         self.cover.best[:] = self.cover.slots
+        self.cover.changed[0] = 0
 
     def afresh(self) -> CoverState:
         """The state of the best selection, from clean sums: rounding adds up over many moves. The draws go on."""
