@@ -1,5 +1,6 @@
 """Group `larmi`: interests of users by a language model, synthesized users, and the few that represent all."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -10,11 +11,12 @@ from assets.common import COMMON, Stopwatch, materialized, picture, train_histor
 from assets.tables import conform, definition_metadata
 from recsys_dagster.larmi.cliques import CliqueConfig
 from recsys_dagster.larmi.local_clusterer import LocalClustererConfig
-from recsys_dagster.larmi.max_cover.instance import MaxCoverConfig
+from recsys_dagster.larmi.max_cover.config import MaxCoverConfig
 from resources.llm import LlmResource
 
 if TYPE_CHECKING:
     from recsys_dagster.larmi.clusters import Clusterer
+    from recsys_dagster.larmi.max_cover import CoverInstance, Selection
 
 KINDS = {"pandas", "parquet"}
 
@@ -86,22 +88,44 @@ def user_cliques(
     N(u) is u and its nearest users by overlap of train items (ties: Jaccard, then id).
     """
     from recsys_dagster.evaluation.plots import histogram
-    from recsys_dagster.larmi.cliques import build_cliques
+    from recsys_dagster.larmi.cliques import build_cliques, neighbour_recall
 
     watch = Stopwatch()
-    table = build_cliques(train_histories(interactions, users, items), config)
+    histories = train_histories(interactions, users, items)
+    table = build_cliques(histories, config)
     sizes, members = table["items"].map(len), table["members"].map(len)
     metadata = {
         "cliques": len(table),
         "items_per_clique": float(sizes.mean()),
         "members_per_clique": float(members.mean()),
+        "neighbours_certain": table.attrs["certain_share"],
+        **({} if config.max_reads is None else neighbour_recall(histories, config)),
         "clique_sizes": picture(histogram, sizes.to_numpy(), "Items of a synthesized user", "items"),
     }
     return materialized(conform(table, "user_cliques"), metadata, watch, config)
 
 
+def _cover_pictures(instance: "CoverInstance", config: MaxCoverConfig, selection: "Selection") -> dict[str, Any]:
+    """Coverage by budget for every solver, overlap of the chosen cliques, and the value that each adds."""
+    from recsys_dagster.evaluation.plots import cover_curves, ranked, square
+    from recsys_dagster.larmi.max_cover.curve import coverage_curves, elbow, overlaps
+
+    curves = coverage_curves(instance, config, selection)
+    bend = elbow(*curves["greedy (plain)"])
+    shared = overlaps(instance, selection)
+    pairs = shared[np.triu_indices(len(shared), 1)]
+    return {
+        "elbow_budget": bend,
+        "overlap_mean": float(pairs.mean()) if len(pairs) else None,
+        "overlap_largest": float(pairs.max()) if len(pairs) else None,
+        "coverage_by_budget": picture(cover_curves, curves, budget=instance.budget, elbow=bend),
+        "overlaps": picture(square, shared, "Items shared by the chosen cliques", "Jaccard index"),
+        "marginal_values": picture(ranked, selection.marginal, "What each chosen clique adds", "value"),
+    }
+
+
 @dg.asset(
-    **COMMON, group_name="larmi", kinds=KINDS, code_version="1", metadata=definition_metadata("representative_users")
+    **COMMON, group_name="larmi", kinds=KINDS, code_version="2", metadata=definition_metadata("representative_users")
 )
 def representative_users(
     config: RepresentativesConfig,
@@ -112,22 +136,33 @@ def representative_users(
 ) -> dg.MaterializeResult[Any]:
     """The selection B of synthesized users (LARMI, Eq. 6-8): `max sum_j w_j * covered_j` with at most Z chosen.
 
-    `w_j = 1 + (users with item j) / (all interactions)` (Eq. 7). Solved by CardNN (GraphSAGE scores, exact dual of the
-    cardinality constraint, Gumbel noise, homotopy) or lazily evaluated greedy, both finished by a swap local search.
+    `w_j = 1 + (users with item j) / (all interactions)` (Eq. 7), or a business weight. Solved by CardNN (GraphSAGE
+    scores, exact dual of the cardinality constraint, Gumbel noise, homotopy) or lazily evaluated greedy, both finished
+    by a swap local search, or exactly (HiGHS) where the instance is small.
     """
     from recsys_dagster.larmi.max_cover import build_instance, selection_table, solve
+    from recsys_dagster.larmi.max_cover.weights import read_item_values
 
     watch = Stopwatch()
-    instance = build_instance(user_cliques, train_histories(interactions, users, items), config)
-    table = selection_table(solve(instance, config))
-    covered = float(table["covered_value"].iloc[-1]) if len(table) else 0.0
-    reachable = instance.covered_value(np.arange(instance.n_sets))
+    values, without = None, 0
+    if config.value_file is not None:
+        values, without = read_item_values(Path(config.value_file), config.value_column, items["source_key"])
+    instance = build_instance(user_cliques, train_histories(interactions, users, items), config, values)
+    selection = solve(instance, config)
+    table = selection_table(selection)
     metadata = {
         "selected": len(table),
         "budget": instance.budget,
-        "covered_value": covered,
-        "covered_share": covered / reachable,
+        "forced": len(instance.forced),
+        "forbidden": len(instance.forbidden),
+        "covered_value": float(table["covered_value"].iloc[-1]) if len(table) else 0.0,
+        "covered_share": selection.share,
         "solver": config.solver,
+        "cut_by_clock": selection.cut,
+        "optimal": selection.optimal,
+        "bound": selection.bound,
+        "items_without_value": without,
+        **_cover_pictures(instance, config, selection),
     }
     return materialized(conform(table, "representative_users"), metadata, watch, config)
 

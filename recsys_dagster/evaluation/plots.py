@@ -152,6 +152,64 @@ def metric_bars(values: pd.DataFrame, title: str, spreads: pd.DataFrame | None =
     return figure
 
 
+def cover_curves(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, budget: int, elbow: int, title: str = "Coverage by budget"
+) -> Figure:
+    """Covered share against budget, one line a solver, with the budget in use and the elbow marked.
+
+    Args:
+        curves: budgets and covered shares by solver.
+        budget: Z in use.
+        elbow: Z where the returns diminish most.
+        title: what is covered.
+    """
+    figure, (axis,) = _figure()
+    for (name, (budgets, shares)), color in zip(curves.items(), _colors(len(curves)), strict=True):
+        x, y = np.asarray(budgets), np.asarray(shares)
+        axis.plot(x, y, "o-" if len(x) < 12 else "-", color=color, label=name, linewidth=1.4, markersize=4)
+    axis.axvline(budget, color="#4d4d4d", linestyle="--", linewidth=1, label=f"budget {budget:,}")
+    axis.axvline(elbow, color="#4d4d4d", linestyle=":", linewidth=1, label=f"elbow {elbow:,}")
+    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    _finish(axis, title=title, xlabel="selected cliques", ylabel="share of the value covered")
+    return figure
+
+
+def ranked(values: ArrayLike, title: str, ylabel: str) -> Figure:
+    """Values by rank, the first at 1, on a logarithmic axis where they are all positive.
+
+    Args:
+        values: in the order of their ranks.
+        title: what they are.
+        ylabel: name and unit of a value.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    figure, (axis,) = _figure()
+    axis.bar(np.arange(1, len(numbers) + 1), numbers, width=1.0, color=COLORS[0])
+    if len(numbers) and numbers.min() > 0:
+        axis.set_yscale("log")
+    _finish(axis, title=title, xlabel="rank", ylabel=ylabel)
+    return figure
+
+
+def square(values: ArrayLike, title: str, label: str) -> Figure:
+    """A square matrix as a picture, its diagonal left out, with the scale beside it.
+
+    Args:
+        values: [n, n].
+        title: what the rows and columns are.
+        label: name of a value.
+    """
+    matrix = np.array(values, dtype=np.float64)
+    np.fill_diagonal(matrix, np.nan)
+    figure, (axis,) = _figure()
+    if len(matrix) > 1:
+        image = axis.imshow(matrix, cmap="viridis", interpolation="nearest", vmin=0)
+        figure.colorbar(image, ax=axis, label=label)
+    _finish(axis, title=title, xlabel="rank", ylabel="rank")
+    axis.grid(False)
+    return figure
+
+
 def _bins(numbers: NDArray[np.float64]) -> int | list[float]:
     low, high = numbers.min(), numbers.max()
     if np.array_equal(numbers, np.round(numbers)) and high - low < 40:

@@ -13,8 +13,8 @@ from scipy import sparse
 
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.errors import RecsysError
-from recsys_dagster.g2rec.parallel import parallel_rows, pieces
 from recsys_dagster.g2rec.sampling import CoengagementConfig, DegreePlan, degree_plan, draws_per_unit, sample_sizes
+from recsys_dagster.parallel import parallel_rows, pieces
 from recsys_dagster.progress import Progress
 
 SECONDS_A_DAY = 86_400.0

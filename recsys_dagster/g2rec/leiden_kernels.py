@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys_dagster.g2rec.compiled import compiled, uniform
+from recsys_dagster.compiled import compiled, uniform
 from recsys_dagster.g2rec.pair_kernels import group_by_item
 
 

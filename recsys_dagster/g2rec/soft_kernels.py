@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys_dagster.g2rec.compiled import compiled
+from recsys_dagster.compiled import compiled
 
 
 @compiled

@@ -19,12 +19,12 @@ from recsys_dagster.g2rec.leiden import LeidenConfig, leiden_of_size, leiden_sup
 from recsys_dagster.g2rec.links import LinkTest, link_test
 from recsys_dagster.g2rec.network import Network
 from recsys_dagster.g2rec.night import LastNight, row_argmax
-from recsys_dagster.g2rec.parallel import in_parallel
 from recsys_dagster.g2rec.placement import extend
 from recsys_dagster.g2rec.soft_device import soft_problem
 from recsys_dagster.g2rec.soft_problem import Floats, SoftProblem, choose_support
 from recsys_dagster.g2rec.soft_solvers import Solution, adam, fixed_point
 from recsys_dagster.g2rec.temperature import choose_temperatures
+from recsys_dagster.parallel import in_parallel
 from recsys_dagster.progress import Progress
 
 logger = logging.getLogger("recsys_dagster")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys_dagster.g2rec.graph import adjacency
-from recsys_dagster.g2rec.parallel import parallel_rows
+from recsys_dagster.parallel import parallel_rows
 
 Floats = NDArray[np.float64]
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_dagster.g2rec.parallel import pieces
 from recsys_dagster.g2rec.soft_problem import Floats, SoftProblem
+from recsys_dagster.parallel import pieces
 
 _PAIRS = 1 << 26
 """Comparisons of two memberships made at once: bounds the memory of `pull`."""

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys_dagster.g2rec.links import LinkTest
-from recsys_dagster.g2rec.parallel import in_parallel
 from recsys_dagster.g2rec.soft_problem import Floats, SoftProblem
 from recsys_dagster.g2rec.soft_solvers import Solution
+from recsys_dagster.parallel import in_parallel
 from recsys_dagster.progress import Progress
 
 Solve = Callable[[SoftProblem, Floats, float], Solution]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from recsys_dagster.data.histories import Histories
+from recsys_dagster.parallel import cores, in_parallel
 from recsys_dagster.progress import Progress
+
+POPULAR = 64
+"""Items that are bits of a word in place of lists: as many as a word has."""
 
 
 class CliqueConfig(BaseModel):
@@ -31,7 +36,13 @@ class CliqueConfig(BaseModel):
         description="items with more users than this do not count as overlap (they stay in the cliques); bounds the "
         "work on very popular items",
     )
-    block_users: int = Field(default=2_048, ge=1, description="users whose overlaps are held in memory at a time")
+    max_reads: int | None = Field(
+        default=None,
+        ge=1,
+        description="entries of the inverted index that are read for one user at most, rarest items first (None: as "
+        "many as it takes to be certain); for millions of users. The metadata tell the recall, measured on a sample",
+    )
+    block_users: int = Field(default=2_048, ge=1, description="users that are synthesized at a time")
     seed: int = Field(default=0, ge=0, description="seed of the random groups")
 
 
@@ -51,41 +62,59 @@ def build_cliques(histories: Histories, config: CliqueConfig | None = None) -> p
     """
     config = config or CliqueConfig()
     matrix = _matrix(histories)
-    counted = matrix
-    if config.max_item_users is not None:
-        keep = np.bincount(matrix.indices, minlength=histories.n_items) <= config.max_item_users
-        counted = (matrix @ _diagonal(keep)).tocsr()
-        counted.eliminate_zeros()
-    transposed = counted.T.tocsr()
-    sizes = np.diff(counted.indptr)
     active = np.flatnonzero(np.diff(matrix.indptr) > 0)
+    index = InvertedIndex.of(matrix, config.max_item_users)
     rng = np.random.default_rng(config.seed)
     members: list[NDArray[np.int32]] = []
     items: list[NDArray[np.int32]] = []
+    certain = 0
     with Progress("cliques", len(active), "users") as progress:
         for start in range(0, len(active), config.block_users):
             users = active[start : start + config.block_users]
             if config.synthesis == "neighbours":
-                owners, others = _neighbours(counted[users] @ transposed, users, sizes, config.n_neighbours)
+                others, sure = nearest_users(index, users, config.n_neighbours, config.max_reads)
             else:
-                owners, others = _random_groups(users, active, config.n_neighbours, rng)
-            counts = np.bincount(owners, minlength=len(users)) + 1
-            ends = np.cumsum(counts)
-            joined = np.empty(ends[-1], dtype=np.int32)
-            own = np.zeros(len(joined), dtype=bool)
-            own[ends - counts] = True
-            joined[own], joined[~own] = users, others
+                drawn = _random_groups(users, active, config.n_neighbours, rng)
+                others, sure = drawn.astype(np.int32), len(users)
+            certain += sure
+            joined = np.concatenate([users[:, None], others], axis=1).astype(np.int32)
+            counts = (joined >= 0).sum(axis=1)
+            joined = joined[joined >= 0]
             unions = _unions(joined, counts, matrix)
-            members += np.split(joined, ends[:-1])
+            members += np.split(joined, np.cumsum(counts)[:-1])
             items += np.split(unions.indices.astype(np.int32), unions.indptr[1:-1])
             progress.update(len(users))
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "clique_id": active.astype(np.int32),
             "members": pd.Series(members, dtype=object),
             "items": pd.Series(items, dtype=object),
         }
     )
+    table.attrs["certain_share"] = certain / max(len(active), 1)
+    return table
+
+
+def neighbour_recall(
+    histories: Histories, config: CliqueConfig, sample: int = 1_000, seed: int = 0
+) -> dict[str, float]:
+    """How much of the exact neighbourhoods `max_reads` leaves, on a sample of users.
+
+    Returns:
+        recall: share of the exact neighbours that are found, by id, ties broken as ever; overlap_recall: share of the
+        places taken by a user with no smaller overlap than the exact one in that place.
+    """
+    matrix = _matrix(histories)
+    index = InvertedIndex.of(matrix, config.max_item_users)
+    active = np.flatnonzero(np.diff(matrix.indptr) > 0)
+    users = np.sort(np.random.default_rng(seed).choice(active, min(sample, len(active)), replace=False))
+    exact, _ = nearest_users(index, users, config.n_neighbours, None)
+    found, _ = nearest_users(index, users, config.n_neighbours, config.max_reads)
+    wanted = exact >= 0
+    hits = ((exact[:, :, None] == found[:, None, :]) & wanted[:, :, None]).any(axis=2).sum()
+    as_close = (_overlaps(matrix, users, found) >= _overlaps(matrix, users, exact))[wanted].sum()
+    total = max(int(wanted.sum()), 1)
+    return {"recall": float(hits / total), "overlap_recall": float(as_close / total)}
 
 
 def clique_users(cliques: pd.DataFrame, chosen: Sequence[int] | NDArray[np.integer]) -> list[tuple[int, NDArray]]:
@@ -107,50 +136,105 @@ def _matrix(histories: Histories) -> Any:
     return matrix
 
 
-def _diagonal(keep: NDArray[np.bool_]) -> Any:
-    from scipy.sparse import dia_array
+class InvertedIndex(NamedTuple):
+    """Who has each item, and each user's items from the rarest to the most popular.
 
-    return dia_array((keep.astype(np.int32)[None], [0]), shape=(len(keep), len(keep)))
+    The most popular items stand in no list: they are bits of a word for each user.
+
+    Attributes:
+        indptr: int64 [U + 1].
+        items: int32; ranks of the less popular items by number of users, ascending within a user.
+        item_indptr: int64 [ranks + 1].
+        users: int32, ascending within an item.
+        sizes: int32 [U], number of items.
+        words: uint64 [U], which of the popular items a user has.
+        distinct_words: uint64 [D], words that occur, those of most bits first.
+        distinct_bits: int64 [D], how many bits.
+        word_indptr: int64 [D + 1].
+        word_users: int32, users of each word, those of fewer items first, then the smaller id.
+        word_first: int64 [D], number of items * 2**32 + id of the first user of each word.
+        longest: largest number of items of a user.
+    """
+
+    indptr: NDArray[np.int64]
+    items: NDArray[np.int32]
+    item_indptr: NDArray[np.int64]
+    users: NDArray[np.int32]
+    sizes: NDArray[np.int32]
+    words: NDArray[np.uint64]
+    distinct_words: NDArray[np.uint64]
+    distinct_bits: NDArray[np.int64]
+    word_indptr: NDArray[np.int64]
+    word_users: NDArray[np.int32]
+    word_first: NDArray[np.int64]
+    longest: int
+
+    @classmethod
+    def of(cls, matrix: Any, max_item_users: int | None = None, popular: int | None = None) -> InvertedIndex:
+        """From the binary matrix of users and items; items with more users than `max_item_users` are left out."""
+        degrees = np.bincount(matrix.indices, minlength=matrix.shape[1])
+        order = np.argsort(degrees, kind="stable")
+        if max_item_users is not None:
+            order = order[degrees[order] <= max_item_users]
+        split = max(len(order) - (POPULAR if popular is None else popular), 0)
+        listed, as_bits = matrix[:, order[:split]].tocsr(), matrix[:, order[split:]].tocsr()
+        listed.sort_indices()
+        by_item = listed.tocsc()
+        row = np.repeat(np.arange(matrix.shape[0]), np.diff(as_bits.indptr))
+        words = np.zeros(matrix.shape[0], dtype=np.uint64)
+        np.bitwise_or.at(words, row, np.uint64(1) << as_bits.indices.astype(np.uint64))
+        sizes = (np.diff(listed.indptr) + np.diff(as_bits.indptr)).astype(np.int32)
+        bits = np.diff(as_bits.indptr)
+        by_word = np.lexsort((np.arange(len(words)), sizes, words, -bits))
+        starts = np.flatnonzero(np.diff(words[by_word], prepend=~words[by_word[:1]]) != 0)
+        return cls(
+            listed.indptr.astype(np.int64),
+            listed.indices.astype(np.int32),
+            by_item.indptr.astype(np.int64),
+            by_item.indices.astype(np.int32),
+            sizes,
+            words,
+            words[by_word[starts]],
+            bits[by_word[starts]].astype(np.int64),
+            np.append(starts, len(words)).astype(np.int64),
+            by_word.astype(np.int32),
+            (sizes[by_word[starts]].astype(np.int64) << 32) | by_word[starts],
+            int(sizes.max(initial=0)),
+        )
 
 
-def _neighbours(
-    overlaps: Any, users: NDArray[np.int64], sizes: NDArray[np.integer], n: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The top-n of each row of a block of overlaps [block, U].
-
-    Of two users with the same overlap with u the one with fewer items has the higher Jaccard index
-    |a & b| / (|a| + |b| - |a & b|), so the number of items breaks ties in whole numbers.
+def nearest_users(
+    index: InvertedIndex, queries: NDArray[np.int64], n: int, max_reads: int | None = None
+) -> tuple[NDArray[np.int32], int]:
+    """The n users with the largest overlap with each query.
 
     Returns:
-        row within the block and neighbour's id, by row and rank.
+        int32 [queries, n], -1 for none; and for how many queries this is certain (all, unless `max_reads` cut it).
     """
-    row = np.repeat(np.arange(len(users)), np.diff(overlaps.indptr))
-    other, overlap = overlaps.indices, overlaps.data
-    kept = other != users[row]
-    # Only overlaps that can be among the first n are sorted: those from the n-th largest on.
-    largest = int(overlap.max(initial=0))
-    histogram = np.bincount(row[kept] * (largest + 1) + overlap[kept], minlength=len(users) * (largest + 1))
-    at_least = np.cumsum(histogram.reshape(len(users), -1)[:, ::-1], axis=1)[:, ::-1]
-    enough = at_least >= n
-    least = np.where(enough.any(axis=1), enough.shape[1] - 1 - np.argmax(enough[:, ::-1], axis=1), 0)
-    kept &= overlap >= least[row]
-    row, other, overlap = row[kept], other[kept].astype(np.int64), overlap[kept].astype(np.int64)
-    size = sizes[other].astype(np.int64)
-    bounds = [len(users), largest + 1, int(size.max(initial=0)) + 1, int(other.max(initial=0)) + 1]
-    if float(np.prod(np.array(bounds, dtype=float))) < 2**62:
-        key = ((row * bounds[1] + largest - overlap) * bounds[2] + size) * bounds[3] + other
-        order = np.argsort(key)
-    else:
-        order = np.lexsort((other, size, -overlap, row))
-    row, other = row[order], other[order]
-    counts = np.bincount(row, minlength=len(users))
-    rank = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return row[rank < n], other[rank < n]
+    from recsys_dagster.larmi import clique_kernels
+
+    found = np.full((len(queries), n), -1, dtype=np.int32)
+    most = np.iinfo(np.int64).max if max_reads is None else max_reads
+    bounds = np.linspace(0, len(queries), cores() + 1).astype(int).tolist()
+
+    def work(piece: tuple[int, int]) -> int:
+        first, last = piece
+        return clique_kernels.nearest_users(index, queries[first:last], most, found[first:last])
+
+    return found, len(queries) - sum(in_parallel(work, pairwise(bounds)))
+
+
+def _overlaps(matrix: Any, queries: NDArray[np.int64], others: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Items in common of each query with each of its others; int64 [queries, n], -1 where there is no other."""
+    left = matrix[np.repeat(queries, others.shape[1])]
+    right = matrix[np.maximum(others, 0).ravel()]
+    shared = np.asarray(left.multiply(right).sum(axis=1)).reshape(others.shape)
+    return np.where(others >= 0, shared, -1)
 
 
 def _random_groups(
     users: NDArray[np.int64], active: NDArray[np.int64], n: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> NDArray[np.int64]:
     """n distinct other users for each user, in random order; all others if there are no more than n."""
     own = np.searchsorted(active, users)
     n = min(n, len(active) - 1)
@@ -161,8 +245,7 @@ def _random_groups(
         while len(again := np.flatnonzero((np.diff(np.sort(shifts, axis=1), axis=1) == 0).any(axis=1))):
             shifts[again] = rng.integers(0, len(active) - 1, (len(again), n))
     # A shift of 0..active-2 past the user's own place names every other user exactly once.
-    others = active[(own[:, None] + 1 + shifts) % len(active)]
-    return np.repeat(np.arange(len(users)), n), others.ravel()
+    return active[(own[:, None] + 1 + shifts) % len(active)]
 
 
 def _unions(members: NDArray[np.int32], counts: NDArray[np.int64], matrix: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FLOOR = {"data", "layers", "training", "errors", "progress"}
+FLOOR = {"data", "layers", "training", "errors", "progress", "compiled", "parallel"}
 METHODS = {"larmi", "g2rec", "baselines", "evaluation"}
 TOP = {"definitions", "automation", "cli", "runs"}
 HEAVY = {"torch", "torch_geometric", "transformers"}

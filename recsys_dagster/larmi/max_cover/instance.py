@@ -2,55 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
 
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.errors import RecsysError
+from recsys_dagster.larmi.max_cover.config import MaxCoverConfig
 
 
-class MaxCoverConfig(BaseModel):
-    """The budget and the solver.
-
-    Every selected clique costs one question to the language model and its share of the contrastive training, so the
-    default budget is 5 % of the users, but at least 20 and at most 300 cliques.
-    """
-
-    solver: Literal["cardnn", "greedy", "random"] = Field(
-        default="cardnn",
-        description="cardnn: the neural solver of the paper; greedy: Figure 5's L-gre; random: the ablation w/o-rep",
-    )
-    budget: int | None = Field(
-        default=None, ge=1, description="Z, the number of cliques to select; overrides the share"
-    )
-    budget_share: float = Field(
-        default=0.05, gt=0, le=1, description="Z as a share of the cliques, where budget is not given"
-    )
-    budget_at_least: int = Field(default=20, ge=1, description="smallest Z that the share may give")
-    budget_at_most: int = Field(default=300, ge=1, description="largest Z that the share may give")
-    network_steps: int = Field(default=20, ge=0, description="cardnn: optimiser steps on the weights of the network")
-    score_steps: int = Field(
-        default=150, ge=0, description="cardnn: optimiser steps on the scores, over all of the homotopy"
-    )
-    samples: int = Field(default=4, ge=1, description="cardnn: Gumbel-perturbed copies of the scores in a step")
-    hidden: int = Field(default=16, ge=1, description="cardnn: width of the network")
-    swap_passes: int = Field(
-        default=20, ge=0, description="passes of the swap local search over the selection, at most"
-    )
-    seed: int = Field(default=0, ge=0, description="seed of the network, the noise and the random selection")
-
-    def cliques_to_select(self, n_sets: int) -> int:
-        """Z for that many cliques; never more than there are."""
-        if self.budget is not None:
-            return min(self.budget, n_sets)
-        share = round(self.budget_share * n_sets)
-        return min(max(share, self.budget_at_least), self.budget_at_most, n_sets)
+def _none() -> NDArray[np.int64]:
+    return np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +26,11 @@ class CoverInstance:
     Attributes:
         indptr: int64 [P + 1]; set i holds ``items[indptr[i]:indptr[i + 1]]``.
         items: int32 [memberships]; objects, distinct within a set.
-        values: float64 [Q]; w_j of Eq. 7, not negative.
+        values: float64 [Q]; w_j of Eq. 7 or a business weight, not negative.
         budget: Z.
         set_ids: int64 [P]; what a set is called outside (clique_id); 0..P-1 if not given.
+        forced: int64; indices that every selection holds, at most `budget` of them.
+        forbidden: int64; indices that no selection holds.
     """
 
     indptr: NDArray[np.int64]
@@ -70,6 +38,8 @@ class CoverInstance:
     values: NDArray[np.float64]
     budget: int
     set_ids: NDArray[np.int64] | None = None
+    forced: NDArray[np.int64] = field(default_factory=_none)
+    forbidden: NDArray[np.int64] = field(default_factory=_none)
 
     @property
     def n_sets(self) -> int:
@@ -77,10 +47,13 @@ class CoverInstance:
         return len(self.indptr) - 1
 
     @cached_property
-    def by_item(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def by_item(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """The other way round: (indptr [Q + 1], sets); object j is in ``sets[indptr[j]:indptr[j + 1]]``."""
-        transposed = self.matrix().T.tocsr()
-        return transposed.indptr.astype(np.int64), transposed.indices.astype(np.int64)
+        from scipy.sparse import csr_array
+
+        shape = (self.n_sets, len(self.values))
+        transposed = csr_array((np.ones(len(self.items), dtype=np.int8), self.items, self.indptr), shape=shape).tocsc()
+        return transposed.indptr.astype(np.int64), transposed.indices.astype(np.int32)
 
     def matrix(self) -> Any:
         """A of Eq. 7 as a scipy CSR array [P, Q] of float64 ones."""
@@ -95,9 +68,24 @@ class CoverInstance:
     def covered_value(self, chosen: NDArray[np.int64]) -> float:
         """The objective of Eq. 6 for a list of sets."""
         covered = np.zeros(len(self.values), dtype=bool)
-        for index in chosen:
-            covered[self.of(int(index))] = True
+        covered[gather(self.indptr, self.items, np.asarray(chosen, dtype=np.int64))] = True
         return float(self.values[covered].sum())
+
+    def reachable(self) -> float:
+        """Value of every object that some set holds (forbidden ones left out)."""
+        return self.covered_value(np.setdiff1d(np.arange(self.n_sets), self.forbidden))
+
+    def names(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What these sets are called outside."""
+        return chosen if self.set_ids is None else self.set_ids[chosen]
+
+    def freed(self) -> CoverInstance:
+        """The same sets with none forced or forbidden."""
+        return replace(self, forced=_none(), forbidden=_none())
+
+    def with_budget(self, budget: int) -> CoverInstance:
+        """The same sets with another Z (cut to what there is)."""
+        return replace(self, budget=min(budget, self.n_sets))
 
 
 def item_values(histories: Histories) -> NDArray[np.float64]:
@@ -109,28 +97,64 @@ def item_values(histories: Histories) -> NDArray[np.float64]:
     return 1 + users / len(histories.items)
 
 
-def build_instance(cliques: pd.DataFrame, histories: Histories, config: MaxCoverConfig) -> CoverInstance:
+def build_instance(
+    cliques: pd.DataFrame,
+    histories: Histories,
+    config: MaxCoverConfig,
+    values: NDArray[np.float64] | None = None,
+) -> CoverInstance:
     """Build the instance of Eq. 6 from the cliques and the train histories.
 
     Args:
         cliques: columns clique_id and items (sorted, distinct item ids).
         histories: train histories, for the values.
-        config: the budget.
+        config: the budget, forced and forbidden cliques.
+        values: float64 [N], weights in place of Eq. 7's.
 
     Raises:
-        RecsysError: if there is no clique.
+        RecsysError: no clique; values that are negative or not finite; forced or forbidden cliques that do not fit.
     """
     if not len(cliques):
         raise RecsysError("user_cliques: no rows, so nothing can be selected.", mend="materialize `user_cliques`.")
     lists = [np.asarray(ids, dtype=np.int32) for ids in cliques["items"]]
     indptr = np.concatenate([[0], np.cumsum([len(ids) for ids in lists])]).astype(np.int64)
-    return CoverInstance(
-        indptr,
-        np.concatenate(lists),
-        item_values(histories),
-        config.cliques_to_select(len(lists)),
-        cliques["clique_id"].to_numpy(dtype=np.int64),
-    )
+    names = cliques["clique_id"].to_numpy(dtype=np.int64)
+    values = item_values(histories) if values is None else np.asarray(values, dtype=np.float64)
+    if len(values) != histories.n_items or not np.isfinite(values).all() or (values < 0).any():
+        raise RecsysError(
+            f"item values: expected {histories.n_items} finite numbers >= 0, one an item, found {len(values)} with "
+            f"{int((~(values >= 0)).sum())} negative or missing.",
+            mend="correct the column of weights.",
+        )
+    budget = config.cliques_to_select(len(lists))
+    forced, forbidden = _places(names, config.forced, "forced"), _places(names, config.forbidden, "forbidden")
+    both = np.intersect1d(forced, forbidden)
+    if len(both):
+        raise RecsysError(
+            f"representative_users: clique {int(names[both[0]])} is forced and forbidden.", mend="keep it in one list."
+        )
+    if len(forced) > budget:
+        raise RecsysError(
+            f"representative_users: {len(forced)} cliques are forced, the budget is {budget}.",
+            mend="raise `budget` or shorten `forced`.",
+        )
+    return CoverInstance(indptr, np.concatenate(lists), values, budget, names, forced, forbidden)
+
+
+def _places(names: NDArray[np.int64], wanted: list[int], setting: str) -> NDArray[np.int64]:
+    """Rows of the cliques that a setting names, without repeats."""
+    ids = np.unique(np.asarray(wanted, dtype=np.int64))
+    order = np.argsort(names, kind="stable")
+    place = np.searchsorted(names, ids, sorter=order)
+    found = order[np.minimum(place, len(names) - 1)]
+    missing = ids[names[found] != ids]
+    if len(missing):
+        raise RecsysError(
+            f"representative_users: `{setting}` names clique {int(missing[0])}, which is not in user_cliques "
+            f"(ids are user ids, {int(names.min())} to {int(names.max())}).",
+            mend="take ids from the column clique_id of `user_cliques`.",
+        )
+    return found.astype(np.int64)
 
 
 def gather(indptr: NDArray[np.int64], values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:

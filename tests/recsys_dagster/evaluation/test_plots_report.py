@@ -179,6 +179,11 @@ FIGURES = {
     "bars with spread": lambda: plots.metric_bars(
         pd.DataFrame({"MRR": [0.1]}, index=["a"]), "models", pd.DataFrame({"MRR": [0.01]}, index=["a"])
     ),
+    "cover": lambda: plots.cover_curves({"greedy": ([1, 2, 3], [0.5, 0.7, 0.8])}, budget=2, elbow=1),
+    "ranked": lambda: plots.ranked([3.0, 1.0], "values", "value"),
+    "nothing ranked": lambda: plots.ranked([], "values", "value"),
+    "square": lambda: plots.square(np.eye(3), "overlap", "Jaccard index"),
+    "one row": lambda: plots.square(np.eye(1), "overlap", "Jaccard index"),
 }
 
 
@@ -208,6 +213,20 @@ def test_degrees_are_counted_from_above():
     line = plots.degree_distribution([0, 1, 1, 2, 50]).axes[0].lines[0]
     assert list(line.get_xdata()) == [1, 2, 50]
     assert list(line.get_ydata()) == [4, 2, 1]
+
+
+def test_cover_curves_mark_budget_and_elbow():
+    (axis,) = plots.cover_curves({"greedy": ([1, 2], [0.5, 0.7]), "exact": ([2], [0.8])}, budget=2, elbow=1).axes
+    assert [line.get_label() for line in axis.get_lines()] == ["greedy", "exact", "budget 2", "elbow 1"]
+    assert list(axis.get_lines()[0].get_ydata()) == [0.5, 0.7]
+    assert [list(line.get_xdata()) for line in axis.get_lines()[2:]] == [[2, 2], [1, 1]]
+
+
+def test_a_square_leaves_its_diagonal_out_and_its_argument_alone():
+    values = np.array([[1.0, 0.5], [0.5, 1.0]])
+    shown = plots.square(values, "overlap", "Jaccard index").axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shown.filled(np.nan), [[np.nan, 0.5], [0.5, np.nan]])
+    assert values[0, 0] == 1.0
 
 
 def test_nights_are_one_line_a_measure_and_end_with_tonight():

@@ -1,4 +1,4 @@
-"""How the inner loops of the graph half are compiled. numba is slow to import: import this inside functions only."""
+"""How inner loops are compiled. numba is slow to import: import this inside functions only."""
 
 from __future__ import annotations
 
