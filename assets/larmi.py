@@ -37,9 +37,11 @@ def clusterer_of(llm: LlmResource, config: LocalClustererConfig) -> "Clusterer":
 
     if llm.backend == "local":
         return LocalClusterer(config)
-    from recsys_dagster.larmi.openai_clusterer import OpenAIClusterer, OpenAISettings
+    from recsys_dagster.larmi.llm.batch import OpenAIBatchClusterer
+    from recsys_dagster.larmi.llm.openai import OpenAIClusterer
 
-    return OpenAIClusterer(OpenAISettings(**llm.settings()), llm.cache_path(), LocalClusterer(config))
+    kind = OpenAIBatchClusterer if llm.backend == "openai_batch" else OpenAIClusterer
+    return kind(llm, llm.cache_path(), LocalClusterer(config))
 
 
 def _cluster_sizes(table: pd.DataFrame) -> dg.MarkdownMetadataValue:

@@ -7,10 +7,10 @@ that reads the texts (`LocalClusterer`) prepares the catalogue once, and one tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -81,6 +81,19 @@ class Catalogue:
         return any(self.titles)
 
 
+@runtime_checkable
+class AskingClusterer(Protocol):
+    """A clusterer that asks a service: it wants many users at a time, and tells how far it has come with them.
+
+    Attributes:
+        block_users: users that it wants at a time.
+        on_answer: called with (questions answered, questions, note) while it works.
+    """
+
+    block_users: int
+    on_answer: Callable[[int, int, str], None] | None
+
+
 class Clusterer(Protocol):
     """Anything that sorts lists of items into interests.
 
@@ -115,6 +128,7 @@ class ClusterStatistics:
         """Flat numbers: totals, means per user, repairs, users by source."""
         return {
             "users": self.users,
+            "items": self.items,
             "clusters": self.clusters,
             "clusters_per_user": self.clusters / max(self.users, 1),
             "items_per_cluster": self.rows / max(self.clusters, 1),
@@ -132,7 +146,7 @@ def cluster_users(
     clusterer: Clusterer,
     *,
     what: str = "users",
-    block_users: int = 1024,
+    block_users: int | None = None,
 ) -> tuple[pd.DataFrame, dict[str, int | float]]:
     """Sort the items of every user, or of every synthesized user, into interests (LARMI, Eq. 1 and 9).
 
@@ -142,7 +156,7 @@ def cluster_users(
         items: the `items` table.
         clusterer: who answers.
         what: named in the progress lines.
-        block_users: users handed to the clusterer at a time.
+        block_users: users handed to the clusterer at a time; what it wants, or 1,024, unless given.
 
     Returns:
         The table user_clusters (user_id i32, cluster i16 dense from 0 within a user, label, item_id i32, source), in
@@ -160,7 +174,7 @@ def iter_user_clusters(
     clusterer: Clusterer,
     statistics: ClusterStatistics,
     what: str = "users",
-    block_users: int = 1024,
+    block_users: int | None = None,
 ) -> Iterator[pd.DataFrame]:
     """`cluster_users`, one table a block of users, so that memory does not grow with their number."""
     pairs: Iterable[tuple[int, ArrayLike]]
@@ -171,10 +185,29 @@ def iter_user_clusters(
         total = len(pairs)
     with Progress(f"interest clusters of {what}", total, what) as progress:
         remaining = iter(pairs)
-        while block := list(islice(remaining, block_users)):
+        asking = clusterer if isinstance(clusterer, AskingClusterer) else None
+        size = block_users or (asking.block_users if asking is not None else 1_024)
+        while block := list(islice(remaining, size)):
+            watch = _Watch(progress, len(block))
+            if asking is not None:
+                asking.on_answer = watch
             lists = [(user, np.fromiter(dict.fromkeys(np.asarray(ids).tolist()), np.int64)) for user, ids in block]
             yield _cluster_block([(user, ids) for user, ids in lists if len(ids)], catalogue, clusterer, statistics)
-            progress.update(len(block))
+            watch(1, 1, watch.note)
+
+
+class _Watch:
+    """Moves the progress of one block along while its questions are answered."""
+
+    def __init__(self, progress: Progress, users: int) -> None:
+        self.progress, self.users = progress, users
+        self.seen = 0
+        self.note = ""
+
+    def __call__(self, answered: int, questions: int, note: str) -> None:
+        done = self.users * answered // max(questions, 1)
+        self.progress.update(done - self.seen, note)
+        self.seen, self.note = done, note
 
 
 def _cluster_block(
