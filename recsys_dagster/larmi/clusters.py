@@ -191,9 +191,19 @@ def iter_user_clusters(
             watch = _Watch(progress, len(block))
             if asking is not None:
                 asking.on_answer = watch
-            lists = [(user, np.fromiter(dict.fromkeys(np.asarray(ids).tolist()), np.int64)) for user, ids in block]
+            lists = [(user, distinct(ids)) for user, ids in block]
             yield _cluster_block([(user, ids) for user, ids in lists if len(ids)], catalogue, clusterer, statistics)
             watch(1, 1, watch.note)
+
+
+def distinct(ids: ArrayLike) -> NDArray[np.int64]:
+    """Each item once, in order of first occurrence."""
+    return np.fromiter(dict.fromkeys(np.asarray(ids).tolist()), np.int64)
+
+
+def pieces_of(ids: NDArray[np.int64], max_items: int) -> list[NDArray[np.int64]]:
+    """A long history in as few pieces of about equal length as may be; a piece is what one question is about."""
+    return np.array_split(ids, -(-len(ids) // max_items))
 
 
 class _Watch:
@@ -216,8 +226,7 @@ def _cluster_block(
     clusterer: Clusterer,
     statistics: ClusterStatistics,
 ) -> pd.DataFrame:
-    # Long histories are cut into pieces of about equal length; a piece is what one call is about.
-    pieces = [np.array_split(ids, -(-len(ids) // clusterer.max_items)) for _, ids in users]
+    pieces = [pieces_of(ids, clusterer.max_items) for _, ids in users]
     results = iter(clusterer.cluster(catalogue, [piece for cut in pieces for piece in cut]))
     user_ids: list[int] = []
     numbers: list[int] = []

@@ -14,7 +14,7 @@ from typing import Any
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.larmi.answers import PROMPT_VERSION, build_messages
 from recsys_dagster.larmi.llm.cache import AnswerCache, Kept
-from recsys_dagster.larmi.llm.client import HOPELESS, Service
+from recsys_dagster.larmi.llm.client import HOPELESS, Service, question_size
 from recsys_dagster.larmi.llm.clusterer import (
     BrokenAnswer,
     LlmClusterer,
@@ -112,7 +112,7 @@ class _Round:
         for key in keys:
             messages = self._messages(key, lines.get(key))
             length = len(self._line(key, messages))
-            tokens_from = self.service.size(messages)
+            tokens_from = question_size(messages, self.clusterer.settings)
             cost = self.clusterer.budget.bound(tokens_from)
             if part and (len(part) == MAX_LINES or size + length > MAX_BYTES):
                 yield part, bound

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import urllib.request
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from recsys_dagster.errors import RecsysError
-from recsys_dagster.larmi.llm.cost import Budget, TokenEstimate, prompt_size, token_bound
+from recsys_dagster.larmi.llm.cost import Budget, TokenEstimate, token_bound
 from recsys_dagster.larmi.llm.limits import Throttle
 from recsys_dagster.larmi.llm.settings import LlmSettings
 from recsys_dagster.larmi.llm.wire import (
@@ -25,6 +26,7 @@ from recsys_dagster.larmi.llm.wire import (
     redact,
     response_format,
     retry_after,
+    schema_size,
 )
 
 if TYPE_CHECKING:
@@ -50,8 +52,7 @@ class Service:
         self._key = settings.api_key().get_secret_value()
         self._session: ClientSession | None = None
         self._dropped: set[str] = set()
-        self._schema = response_format(settings)
-        self._schema_bytes = len(json.dumps(self._schema))
+        self._schema = response_format(settings.response_format)
 
     async def __aenter__(self) -> Self:
         import aiohttp
@@ -60,7 +61,8 @@ class Service:
         self._session = aiohttp.ClientSession(
             headers=headers,
             connector=aiohttp.TCPConnector(limit=self.settings.concurrency + 1),
-            trust_env=True,
+            # Costs a thread's turn a call, so only where there is a proxy to be found.
+            trust_env=bool(urllib.request.getproxies()),
         )
         return self
 
@@ -90,10 +92,6 @@ class Service:
             del body["temperature"]
         return body
 
-    def size(self, messages: list[dict[str, str]]) -> int:
-        """Bytes of a question that count as its tokens."""
-        return prompt_size(messages, self._schema_bytes)
-
     async def complete(self, messages: list[dict[str, str]], n_items: int) -> Completion | None:
         """The answer to one question; None if the server rejects or fails this very question.
 
@@ -101,7 +99,7 @@ class Service:
             RecsysError: if the server refuses the key, does not know the model, fails every question, or the budget
                 is used up.
         """
-        size = self.size(messages)
+        size = question_size(messages, self.settings)
         bound = self.budget.bound(size)
         expected = self.tokens.prompt(size) + self.tokens.completion(n_items)
         failures = refusals = 0
@@ -234,3 +232,8 @@ class Service:
             return False
         self._dropped.add(name)
         return True
+
+
+def question_size(messages: list[dict[str, str]], settings: LlmSettings) -> int:
+    """UTF-8 bytes of a question that count as its tokens: the texts, and the schema that goes with them."""
+    return schema_size(settings.response_format) + sum(len(message["content"].encode()) for message in messages)

@@ -93,7 +93,7 @@ class LlmClusterer(ABC):
             RecsysError: if the catalogue has no titles, the key is missing or refused, the service does not answer, or
                 the spending cap is reached.
         """
-        titles = self.titles_of(catalogue, batch)
+        titles = titles_of(catalogue, batch, self.settings)
         keys = [answer_key(self.settings.cache_identity(), own) for own in titles]
         wanted = dict(zip(keys, titles, strict=True))
         with AnswerCache(self.cache_path) as cache:
@@ -104,20 +104,6 @@ class LlmClusterer(ABC):
                 self._known, self._questions = len(answers), len(wanted)
                 answers |= _run(self._ask_all(missing, cache))
         return self._results(catalogue, keys, batch, answers)
-
-    def titles_of(self, catalogue: Catalogue, batch: Sequence[NDArray[np.int64]]) -> list[Titles]:
-        """The titles that a question names, list by list.
-
-        Raises:
-            RecsysError: if the catalogue has none.
-        """
-        if not catalogue.has_titles:
-            raise RecsysError(
-                f"backend {self.settings.backend}: the items of this dataset have no titles, so a language model has "
-                "nothing to read.",
-                mend="use backend local, which works on attribute words, or a dataset with titles.",
-            )
-        return [tuple(catalogue.titles[item] or f"(item {item} without title)" for item in ids) for ids in batch]
 
     def _results(
         self,
@@ -167,6 +153,21 @@ class LlmClusterer(ABC):
     @abstractmethod
     async def _ask(self, service: Service, missing: dict[str, Titles], cache: AnswerCache) -> dict[str, str | None]:
         """Answers as canonical JSON, or None for the fallback, for every key of `missing`."""
+
+
+def titles_of(catalogue: Catalogue, lists: Sequence[NDArray[np.integer]], settings: LlmSettings) -> list[Titles]:
+    """The titles that a question names, list by list.
+
+    Raises:
+        RecsysError: if the catalogue has none.
+    """
+    if not catalogue.has_titles:
+        raise RecsysError(
+            f"backend {settings.backend}: the items of this dataset have no titles, so a language model has nothing "
+            "to read.",
+            mend="use backend local, which works on attribute words, or a dataset with titles.",
+        )
+    return [tuple(catalogue.titles[item] or f"(item {item} without title)" for item in ids) for ids in lists]
 
 
 def parse_answer(text: str, n_items: int) -> InterestAnswer:

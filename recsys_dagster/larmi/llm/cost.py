@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from recsys_dagster.errors import RecsysError
@@ -150,8 +149,3 @@ class Budget:
             mend="raise spending_cap, or lower max_output_tokens (a call is reserved at its longest answer), and run "
             "again: answers so far are kept, only the rest is asked.",
         )
-
-
-def prompt_size(messages: Sequence[dict[str, str]], schema_bytes: int = 0) -> int:
-    """UTF-8 bytes of the texts of a question, and of the schema that goes with it."""
-    return schema_bytes + sum(len(message["content"].encode()) for message in messages)

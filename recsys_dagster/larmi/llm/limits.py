@@ -12,7 +12,7 @@ EPOCH_S = 1.0
 """Seconds over which answers and refusals are counted before the share is changed."""
 
 HEADROOM = 1.4
-"""Calls sent for each that the server accepts, at most, in the long run."""
+"""Calls sent for each that the server accepts, about, in the long run."""
 
 STEP = 0.05
 """What a good epoch adds to the share: from nothing back to everything in twenty."""
@@ -21,12 +21,12 @@ STEP = 0.05
 class Throttle:
     """Bounds calls in flight and paces calls and tokens, all scaled by one `share` of what the settings allow.
 
-    The share follows what the server accepts (AIMD over epochs of a second). Of the calls that ended in an epoch, let
-    a be the part that was not refused. If HEADROOM * a >= 1, the share grows by STEP; else it is multiplied by
-    HEADROOM * a, but at least by a half. Against a server with a hard limit the calls thus settle at HEADROOM times
-    that limit at most, however far the settings are off; a server that refuses now and then, whatever the rate, is not
-    slowed down for, since that would not help. Refusals also cost time by themselves: a call that waits for its
-    Retry-After keeps its place in flight.
+    The share follows what the server accepts (AIMD over epochs of a second). Of the calls that ended in an epoch, let a
+    be the part that was not refused. If HEADROOM * a >= 1, the share grows by STEP (by a tenth of itself at most, if
+    any call was refused); else it is multiplied by HEADROOM * a, but at least by a half. Against a server with a hard
+    limit the calls thus settle near HEADROOM times that limit, however far the settings are off; a server that refuses
+    now and then, whatever the rate, is not slowed down for, since that would not help. Refusals also cost time by
+    themselves: a call that waits for its Retry-After keeps its place in flight.
 
     Calls and tokens are spaced evenly (a virtual clock for each), so no minute holds more than the limit.
 
@@ -110,7 +110,11 @@ class Throttle:
         if self._clock() - self._epoch < EPOCH_S:
             return
         factor = HEADROOM * self._accepted / (self._accepted + self._refused)
-        self.share = min(1.0, self.share + STEP) if factor >= 1 else self.share * max(0.5, factor)
+        if factor < 1:
+            self.share *= max(0.5, factor)
+        else:
+            step = STEP if not self._refused else min(STEP, self.share / 10)
+            self.share = min(1.0, self.share + step)
         self.share = max(self.share, 1 / self.concurrency)
         self._accepted = self._refused = 0
         self._epoch = self._clock()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.larmi.answers import PROMPT_VERSION, build_messages
 from recsys_dagster.larmi.llm.cache import AnswerCache, Kept
-from recsys_dagster.larmi.llm.client import Service
+from recsys_dagster.larmi.llm.client import Service, question_size
 from recsys_dagster.larmi.llm.clusterer import (
     BrokenAnswer,
     LlmClusterer,
@@ -117,7 +117,7 @@ class OpenAIClusterer(LlmClusterer):
             if completion is None:
                 return None, False
             self.count(completion)
-            question.add(service.size(messages), completion)
+            question.add(question_size(messages, self.settings), completion)
             text = service.redact(completion.text)
             try:
                 return service.redact(parse_answer(text, len(question.titles)).model_dump_json()), True

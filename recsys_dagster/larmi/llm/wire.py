@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import functools
 import json
 import random
 import time
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsys_dagster.larmi.answers import InterestAnswer
-from recsys_dagster.larmi.llm.settings import LlmSettings
 
 LONGEST_WAIT_S = 600.0
 """Longest Retry-After that is honoured; a longer one counts as this."""
@@ -78,15 +78,21 @@ def parse_completion(document: dict[str, Any]) -> Completion:
     return Completion(text if isinstance(text, str) else "", prompt, completion)
 
 
-def response_format(settings: LlmSettings) -> dict[str, Any]:
+def response_format(kind: str) -> dict[str, Any]:
     """The schema of `InterestAnswer` as strict structured outputs want it: closed objects, all fields required."""
-    if settings.response_format == "json_object":
+    if kind == "json_object":
         return {"type": "json_object"}
     schema = InterestAnswer.model_json_schema()
     for part in (schema, *schema.get("$defs", {}).values()):
         part["additionalProperties"] = False
         part.pop("description", None)
     return {"type": "json_schema", "json_schema": {"name": "interests", "strict": True, "schema": schema}}
+
+
+@functools.cache
+def schema_size(kind: str) -> int:
+    """Bytes of the schema that goes with every question."""
+    return len(json.dumps(response_format(kind)))
 
 
 def redact(text: str, key: str) -> str:
