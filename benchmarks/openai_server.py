@@ -34,6 +34,7 @@ class Reply:
         hang_up: close the connection without an answer.
         hang: never answer, until the server is closed.
         usage: tokens reported.
+        error: more fields of an error.
     """
 
     content: str | None = None
@@ -43,6 +44,7 @@ class Reply:
     hang_up: bool = False
     hang: bool = False
     usage: dict[str, int] | None = field(default_factory=lambda: dict(USAGE))
+    error: dict[str, str] = field(default_factory=dict)
 
 
 Rule = Callable[[int, dict[str, Any], dict[str, str]], Reply]
@@ -60,7 +62,7 @@ def good_answer(body: dict[str, Any]) -> str:
 def _completion(number: int, body: dict[str, Any], reply: Reply) -> dict[str, Any]:
     content = good_answer(body) if reply.content is None else reply.content
     if reply.status != 200:
-        return {"error": {"message": content, "type": "error"}}
+        return {"error": {"message": content, "type": "error", **reply.error}}
     message = {"role": "assistant", "content": content}
     return {
         "id": f"chatcmpl-{number}",
@@ -102,7 +104,8 @@ class OpenAIServer:
     Attributes:
         rule: decides about every question; good answers by default.
         bodies: every question that came, in order, those in batch files too.
-        posts: (method, path) of every request that is no question.
+        calls: (method, path) of every upload, creation and list.
+        refuse: status of the answer to every upload, creation and list, if not 0.
         batch_ends: status that the next batches come to, first in first out; "completed" when used up.
         batch_looks: how often a batch must be looked at before it ends.
     """
@@ -114,6 +117,7 @@ class OpenAIServer:
         self.in_flight = self.most_in_flight = 0
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, Batch] = {}
+        self.refuse = 0
         self.batch_ends: list[str] = []
         self.batch_looks = 1
         self.url = ""
@@ -174,8 +178,16 @@ class OpenAIServer:
         finally:
             self.in_flight -= 1
 
-    async def _upload(self, request: web.Request) -> web.Response:
+    def _note(self, request: web.Request) -> web.Response | None:
         self.calls.append((request.method, request.path))
+        if not self.refuse:
+            return None
+        echo = request.headers.get("Authorization", "")
+        return web.json_response({"error": {"message": f"refused: {echo}"}}, status=self.refuse)
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        if (refused := self._note(request)) is not None:
+            return refused
         form = await request.post()
         part = form["file"]
         assert isinstance(part, web.FileField)
@@ -190,7 +202,8 @@ class OpenAIServer:
         return web.Response(body=self.files[request.match_info["id"]], content_type="application/binary")
 
     async def _create_batch(self, request: web.Request) -> web.Response:
-        self.calls.append((request.method, request.path))
+        if (refused := self._note(request)) is not None:
+            return refused
         body = await request.json()
         end = self.batch_ends.pop(0) if self.batch_ends else "completed"
         name = f"batch_{len(self.batches)}"
@@ -199,7 +212,8 @@ class OpenAIServer:
         return web.json_response(batch.document())
 
     async def _list_batches(self, request: web.Request) -> web.Response:
-        self.calls.append((request.method, request.path))
+        if (refused := self._note(request)) is not None:
+            return refused
         newest = list(reversed(self.batches.values()))
         after = request.query.get("after")
         if after:
