@@ -137,6 +137,9 @@ class ClusterStatistics:
             "missing_items": self.repairs.missing_items,
             "duplicate_items": self.repairs.duplicate_items,
             "empty_clusters": self.repairs.empty_clusters,
+            "repaired_share": (self.repairs.unknown_items + self.repairs.missing_items + self.repairs.duplicate_items)
+            / max(self.items, 1),
+            "fallback_share": self.sources.get("fallback", 0) / max(self.users, 1),
         } | {f"users_{source}": count for source, count in sorted(self.sources.items())}
 
 

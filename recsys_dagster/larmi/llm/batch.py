@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.larmi.answers import PROMPT_VERSION, build_messages
+from recsys_dagster.larmi.llm.batch_files import BatchFiles
 from recsys_dagster.larmi.llm.cache import AnswerCache, Kept
 from recsys_dagster.larmi.llm.client import HOPELESS, Service, question_size
 from recsys_dagster.larmi.llm.clusterer import (
@@ -31,12 +30,6 @@ logger = logging.getLogger("recsys_dagster")
 
 MAX_LINES, MAX_BYTES = 50_000, 190_000_000
 """What a file may hold: 50,000 requests; 200 MB at OpenAI, and some room."""
-
-TRANSFER_S = 3_600.0
-"""Seconds that a file may take on its way."""
-
-MARK = "recsys_submission"
-"""Name in a batch's metadata of the submission that it belongs to."""
 
 MAX_ROUNDS = 5
 """How often a question is put into a batch that does not answer it, before it counts as failed."""
@@ -66,10 +59,15 @@ class _Round:
     ) -> None:
         self.clusterer, self.service, self.missing, self.cache = clusterer, service, missing, cache
         self.submissions = Submissions(cache)
+        self.files = BatchFiles(service, self.submissions)
         self.answers: dict[str, str | None] = {}
         self.rounds: Counter[str] = Counter()
         self.held: dict[str, float] = {}
         """Money reserved for the submissions that this run waits for."""
+        self.collected = 0
+        """Batches that have ended."""
+        self.collected_before: dict[str, int] = {}
+        """How many had when a submission was made."""
         self.full = False
         """The service takes no more for now: wait until a batch has ended."""
 
@@ -103,7 +101,8 @@ class _Round:
             name, own = self.submissions.plan(questions, bound)
             if own:
                 self._hold(name, bound)
-                await self._create(name, {key: lines.get(key) for key in own})
+                self.collected_before[name] = self.collected
+                await self.files.upload(name, (self._line(key, self._messages(key, lines.get(key))) for key in own))
 
     def _files(self, keys: list[str], lines: dict[str, Line]) -> Iterator[tuple[dict[str, tuple[int, int]], float]]:
         """Questions file by file, with the most that each file can cost; no more than the budget has room for."""
@@ -137,63 +136,6 @@ class _Round:
         body = self.service.question(messages)
         line = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         return json.dumps(line).encode() + b"\n"
-
-    async def _create(self, name: str, keys: dict[str, Line | None]) -> None:
-        """Upload the file of a planned submission and create its batch."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "questions.jsonl"
-            with path.open("wb") as file:
-                file.writelines(self._line(key, self._messages(key, line)) for key, line in keys.items())
-            reply = await self.service.request("POST", "/files", data=lambda: _form(path), timeout_s=TRANSFER_S)
-        self.submissions.uploaded(name, self._id(reply))
-        await self._create_batch(name, self._id(reply), look_first=False)
-
-    async def _create_batch(self, name: str, file_id: str, *, look_first: bool) -> None:
-        """Create a batch once: after anything but a clear answer, the service is asked whether it is there."""
-        body = {
-            "input_file_id": file_id,
-            "endpoint": "/v1/chat/completions",
-            "completion_window": "24h",
-            "metadata": {MARK: name},
-        }
-        self.submissions.creating(name)
-        for _ in range(self.clusterer.settings.max_retries + 1):
-            if look_first and (batch_id := await self._find(name)):
-                break
-            reply = await self.service.send("POST", "/batches", body=body)
-            if reply.status == 200:
-                batch_id = self._id(reply)
-                break
-            if 400 <= reply.status < 500 and reply.status not in (408, 409, 429):
-                self.submissions.finish(name, [])
-                self._let_go(name, 0.0)
-                raise self.service.failure(reply)
-            look_first = True
-            await asyncio.sleep(reply.wait_s if reply.wait_s is not None else 1.0)
-        else:
-            raise self.service.failure(reply)
-        self.submissions.created(name, batch_id)
-        logger.info("backend openai_batch: %s created", self.service.redact(batch_id))
-
-    async def _find(self, name: str) -> str | None:
-        """The batch that carries a submission's id, among the hundreds that were created last."""
-        after = ""
-        for _ in range(50):
-            page = (await self.service.request("GET", f"/batches?limit=100{after}")).document()
-            data = [batch for batch in page.get("data") or [] if isinstance(batch, dict)]
-            for batch in data:
-                if (batch.get("metadata") or {}).get(MARK) == name:
-                    return str(batch["id"])
-            if not data or not page.get("has_more"):
-                return None
-            after = f"&after={data[-1]['id']}"
-        return None
-
-    def _id(self, reply: Reply) -> str:
-        name = reply.document().get("id")
-        if reply.status != 200 or not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
-            raise self.service.failure(reply)
-        return name
 
     # Looking and collecting
 
@@ -232,7 +174,7 @@ class _Round:
         if not self.submissions.adopt(submission.id):
             return False
         if submission.file_id is not None:
-            await self._create_batch(submission.id, submission.file_id, look_first=submission.creating)
+            await self.files.create(submission.id, submission.file_id, look_first=submission.creating)
             return False
         # Nothing was created that could cost anything; its lines are planned anew.
         self.submissions.finish(submission.id, [])
@@ -242,7 +184,9 @@ class _Round:
     def _failed(self, submission: Submission, batch: dict[str, Any]) -> None:
         errors = (batch.get("errors") or {}).get("data") or []
         codes = {str(error.get("code")) for error in errors if isinstance(error, dict)} & KNOWN_CODES
-        if codes == {"token_limit_exceeded"} and self.held:
+        others = bool(self.held) or self.collected > self.collected_before.get(submission.id, self.collected)
+        if codes == {"token_limit_exceeded"} and others:
+            # Too much was under way together; when others have come back there is room.
             self.full = True
             return
         said = f" ({', '.join(sorted(codes))})" if codes else ""
@@ -259,7 +203,7 @@ class _Round:
         second: dict[str, tuple[str, str]] = {}
         failed: set[str] = set()
         cost = 0.0
-        for row in await self._rows(batch):
+        for row in await self.files.rows(batch):
             key = row.get("custom_id")
             if key not in keys:
                 continue
@@ -270,6 +214,7 @@ class _Round:
                     failed.add(key)
                 continue
             cost += self._read(lines[key], response["body"], kept, second)
+        self.collected += batch.get("status") != "failed"
         if self.submissions.finish(submission.id, kept, second):
             self.clusterer.counts.second_tries += len(second)
         self._let_go(submission.id, cost)
@@ -284,24 +229,6 @@ class _Round:
                 self.service.rejected += 1
         if len(failed) >= HOPELESS and not self.service.answered:
             raise self.service.failure(Reply(400))
-
-    async def _rows(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        rows = []
-        for name in ("output_file_id", "error_file_id"):
-            if not batch.get(name):
-                continue
-            file = self._id(_named(batch[name]))
-            reply = await self.service.request("GET", f"/files/{file}/content", timeout_s=TRANSFER_S)
-            if reply.status != 200:
-                raise self.service.failure(reply)
-            for line in reply.body.splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(row, dict):
-                    rows.append(row)
-        return rows
 
     def _read(self, line: Line, body: dict[str, Any], kept: list[Kept], second: dict[str, tuple[str, str]]) -> float:
         """Sort one answer into those to keep and those to ask again; what it has cost."""
@@ -332,16 +259,3 @@ class _Round:
     def _let_go(self, name: str, cost: float) -> None:
         if name in self.held:
             self.clusterer.budget.settle(self.held.pop(name), cost)
-
-
-def _named(name: object) -> Reply:
-    return Reply(200, json.dumps({"id": name}).encode())
-
-
-def _form(path: Path) -> Any:
-    import aiohttp
-
-    form = aiohttp.FormData()
-    form.add_field("purpose", "batch")
-    form.add_field("file", path.open("rb"), filename="questions.jsonl", content_type="application/jsonl")
-    return form

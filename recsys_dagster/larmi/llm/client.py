@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import urllib.request
 from collections.abc import Callable
 from types import TracebackType
@@ -206,6 +207,16 @@ class Service:
             if attempt < self.settings.max_retries:
                 await asyncio.sleep(pause(reply, attempt + 1))
         raise self.failure(reply)
+
+    def identifier(self, found: object) -> str:
+        """The id of a file or batch, as the server gave it, if it can be one.
+
+        Raises:
+            RecsysError: if not.
+        """
+        if not isinstance(found, str) or not re.fullmatch(r"[\w.:-]{1,200}", found) or self.redact(found) != found:
+            raise self.failure(Reply(200))
+        return found
 
     def failure(self, reply: Reply) -> RecsysError:
         """The end of a run, by status and known code only."""

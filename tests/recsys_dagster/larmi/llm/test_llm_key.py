@@ -99,6 +99,10 @@ with open_instance() as instance:
         [asset for asset in defs.assets], selection=names, partition_key="sample", instance=instance,
         resources=dict(defs.resources), raise_on_error=False,
     )
+if result.success:
+    (made,) = result.asset_materializations_for_node("user_clusters")
+    print(json.dumps(sorted(made.metadata)))
+    print(made.metadata["examples"].value)
 print(result.success)
 """
 
@@ -114,6 +118,13 @@ def test_a_dagster_run_leaves_no_key_behind(tmp_path: Path) -> None:
             command = [sys.executable, "-c", RUN, server.url, model]
             done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
             said.write(done.stdout + done.stderr)
+            if model == "good":
+                metadata = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[")))
+                assert {"interests_of_users", "cluster_sizes", "llm_calls", "llm_spent", "fallback_share"} <= set(
+                    metadata
+                )
+                assert "| user | interest | items | titles | answered by |" in done.stdout
+                assert "| openai |" in done.stdout
             assert done.stdout.strip().endswith("True" if model == "good" else "False"), done.stderr[-2_000:]
             server.rule = lambda number, body, headers: Reply(f"Incorrect API key provided: {KEY}", 401)
         assert len(server.bodies) >= 600
