@@ -28,6 +28,12 @@ CacheFile = Annotated[
     Path | None, typer.Option("--cache", help="SQLite file; that of the resource llm (RECSYS_HOME) without it.")
 ]
 
+COUNTS = {
+    "users": "users", "questions": "questions", "answered already": "cached", "calls": "calls",
+    "tokens in": "input_tokens", "tokens out": "output_tokens",
+}  # fmt: skip
+"""Rows of an estimate: title and attribute."""
+
 
 def configured(config: dict[str, Any]) -> LlmResource:
     """The resource `llm` with the settings of a run config.
@@ -98,13 +104,12 @@ def _print_estimate(llm: LlmResource, found: dict[str, Estimate], as_json: bool)
         return
     out = console()
     priced = bool(llm.input_price and llm.output_price)
-    table = Table(
-        "asset", "users", "questions", "cached", "calls", "tokens in", "tokens out", "cost", "at most", box=None
-    )
-    for name, one in found.items():
-        counts = (one.users, one.questions, one.cached, one.calls, one.input_tokens, one.output_tokens)
-        costs = (money(one.cost), money(one.most)) if priced else ("-", "-")
-        table.add_row(name, *(f"{count:,}" for count in counts), *costs)
+    table = Table("", *found, box=None)
+    for title, name in COUNTS.items():
+        table.add_row(title, *(f"{getattr(one, name):,}" for one in found.values()))
+    if priced:
+        table.add_row("cost", *(money(one.cost) for one in found.values()))
+        table.add_row("at most", *(money(one.most) for one in found.values()))
     out.print(table)
     notes = [f"model {llm.model} at {llm.base_url}; second tries after unusable answers come on top."]
     if not any(one.calibrated for one in found.values()):

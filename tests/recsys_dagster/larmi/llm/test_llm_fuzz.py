@@ -41,8 +41,7 @@ answers = (
 def test_an_answer_is_refused_or_covers_exactly_the_items(text: str, n_items: int) -> None:
     try:
         answer = parse_answer(text, n_items)
-    except BrokenAnswer as problem:
-        assert str(problem)
+    except BrokenAnswer:
         return
     found, repairs = validate_answer(answer, n_items)
     assert {position for cluster in found for position in cluster.positions} == set(range(n_items))

@@ -120,9 +120,7 @@ def test_a_dagster_run_leaves_no_key_behind(tmp_path: Path) -> None:
             said.write(done.stdout + done.stderr)
             if model == "good":
                 metadata = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[")))
-                assert {"interests_of_users", "cluster_sizes", "llm_calls", "llm_spent", "fallback_share"} <= set(
-                    metadata
-                )
+                assert {"interests_of_users", "cluster_sizes", "llm_calls", "llm_spent"} <= set(metadata)
                 assert "| user | interest | items | titles | answered by |" in done.stdout
                 assert "| openai |" in done.stdout
             assert done.stdout.strip().endswith("True" if model == "good" else "False"), done.stderr[-2_000:]
