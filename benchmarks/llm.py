@@ -1,7 +1,8 @@
 """The language-model stage: time against the latency bound, calls, a killed run, a cached rerun, the local clusterer.
 
 A server of our own (`benchmarks.openai_server`) answers after a fixed time, in a process of its own. The bound is what
-the server's time alone takes: users / concurrency * latency.
+the server's time alone takes: users / concurrency * latency. `killed_lost_calls` were in flight when a run was killed
+(at most the concurrency); `resume_extra_calls` is what the next run sent beyond the users who were not answered yet.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ import pandas as pd
 from benchmarks.common import main, prepared
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.larmi.clusters import Catalogue, cluster_users
+from recsys_dagster.larmi.llm.cache import AnswerCache
+from recsys_dagster.larmi.llm.cache_admin import stats
 from recsys_dagster.larmi.llm.openai import OpenAIClusterer
 from recsys_dagster.larmi.llm.settings import LlmSettings
 from recsys_dagster.larmi.local_clusterer import LocalClusterer
@@ -86,6 +89,7 @@ def killed_run(url: str, cache: Path, options: argparse.Namespace) -> None:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    time.sleep(options.latency_ms / 1_000)  # what was on its way has come in
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -100,10 +104,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         again = ask(url, Path(folder) / "full.sqlite", options)
         again_asked = questions(url) - warm - asked
     with tempfile.TemporaryDirectory() as folder, server(options.latency_ms) as url:
-        killed_run(url, Path(folder) / "killed.sqlite", options)
-        before = questions(url)
-        ask(url, Path(folder) / "killed.sqlite", options)
-        total = questions(url)
+        cache = Path(folder) / "killed.sqlite"
+        killed_run(url, cache, options)
+        sent = questions(url)
+        with AnswerCache(cache) as answers:
+            kept = stats(answers)["answers"]
+        ask(url, cache, options)
+        resumed = questions(url) - sent
     return {
         "users": options.users,
         "concurrency": options.concurrency,
@@ -112,8 +119,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "asked_s": round(full["s"], 3),
         "latency_ratio": round(full["s"] / bound, 4),
         "calls_per_user": round(asked / options.users, 4),
-        "killed_after_calls": before,
-        "resume_extra_calls": total - options.users,
+        "killed_after_calls": sent,
+        "killed_lost_calls": sent - kept,
+        "resume_extra_calls": resumed - (options.users - kept),
         "cached_rerun_s": round(again["s"], 3),
         "cached_rerun_calls": again_asked,
         "dataset": options.dataset,
