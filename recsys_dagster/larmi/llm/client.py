@@ -45,11 +45,13 @@ class Service:
     Attributes:
         retries: calls that were sent again; refusals: those of them for the rate (429).
         answered: calls that were answered.
+        stopping: set when a run is about to end with an error: nothing is sent again.
     """
 
     def __init__(self, settings: LlmSettings, throttle: Throttle, budget: Budget, tokens: TokenEstimate) -> None:
         self.settings, self.throttle, self.budget, self.tokens = settings, throttle, budget, tokens
         self.answered = self.rejected = self.retries = self.refusals = 0
+        self.stopping = False
         self._key = settings.api_key().get_secret_value()
         self._session: ClientSession | None = None
         self._dropped: set[str] = set()
@@ -103,14 +105,15 @@ class Service:
         size = question_size(messages, self.settings)
         bound = self.budget.bound(size)
         expected = self.tokens.prompt(size) + self.tokens.completion(n_items)
-        failures = refusals = 0
+        failures = refusals = adapted = 0
         async with self.throttle.slot():
             before = self.answered
             while True:
                 reply = await self._try(messages, bound, expected, size, n_items)
                 if isinstance(reply, Completion):
                     return reply
-                if reply.status == 400 and self._adapt(reply):
+                if reply.status == 400 and adapted < 3 and self._adapt(reply):
+                    adapted += 1
                     continue
                 if reply.status in (400, 413, 422):
                     self._reject(reply)
@@ -121,7 +124,11 @@ class Service:
                 else:
                     failures += 1
                 hopeless = reply.status not in (0, -1, 408, 409, 429) and reply.status < 500
-                if hopeless or (max(failures, refusals) > self.settings.max_retries and self.answered == before):
+                if (
+                    self.stopping
+                    or hopeless
+                    or (max(failures, refusals) > self.settings.max_retries and self.answered == before)
+                ):
                     raise self.failure(reply)
                 if failures > self.settings.max_retries:
                     self._reject(reply)

@@ -83,31 +83,34 @@ class OpenAIClusterer(LlmClusterer):
         waiting = [Question(key, titles) for key, titles in reversed(own.items())]
         keeper = _Keeper(cache)
 
+        problems: list[RecsysError] = []
+
         async def work() -> None:
             while waiting:
                 question = waiting.pop()
-                answer, keep = await self._answer(service, question)
-                if keep:
-                    # Before the next question, so that a killed run has paid for the calls in flight only.
-                    await keeper.keep(question.kept(self.settings.model, answer))
+                try:
+                    answer, keep = await self._answer(service, question)
+                    if keep:
+                        # Before the next question, so that a killed run has paid for the calls in flight only.
+                        await keeper.keep(question.kept(self.settings.model, answer))
+                except RecsysError as error:
+                    # Nothing new is asked; what is in flight and paid for may still come back.
+                    problems.append(error)
+                    waiting.clear()
+                    service.stopping = True
+                    return
                 answers[question.key] = answer
                 self.report(len(answers))
 
-        first: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self.settings.concurrency, len(waiting))):
                     group.create_task(work())
-        except* RecsysError as errors:
-            first = errors.exceptions[0]
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
         finally:
             keeper.flush()
             cache.release(own)
-        if first is not None:
-            # Outside of the handler: no chain of causes, which could carry what the service has said.
-            raise first
+        if problems:
+            raise problems[0]
 
     async def _answer(self, service: Service, question: Question) -> tuple[str | None, bool]:
         """The answer as canonical JSON, or None for the fallback; and whether the cache should keep it."""

@@ -105,6 +105,19 @@ def test_a_dead_service_ends_the_run_and_keeps_what_was_paid(cache: Path) -> Non
     assert (statistics["llm_cached"], statistics["llm_calls"]) == (5, 15)
 
 
+def test_an_error_lets_calls_in_flight_come_back(cache: Path) -> None:
+    def one_refuses(number: int, body: dict, headers: dict) -> Reply:
+        return Reply("no", 401) if number == 3 else Reply(delay_s=0.3)
+
+    with OpenAIServer(one_refuses) as server:
+        with pytest.raises(RecsysError, match="status 401"):
+            cluster_users(USERS, items(30), clusterer(server, cache, concurrency=4))
+        assert len(server.bodies) == 4
+        server.rule = lambda number, body, headers: Reply()
+        _, statistics = cluster_users(USERS, items(30), clusterer(server, cache))
+    assert statistics["llm_cached"] == 3, "they were paid for"
+
+
 def test_a_server_that_is_not_there_is_a_clear_error(cache: Path) -> None:
     with OpenAIServer() as server:
         gone = server
