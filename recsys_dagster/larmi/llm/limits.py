@@ -15,18 +15,19 @@ HEADROOM = 1.4
 """Calls sent for each that the server accepts, about, in the long run."""
 
 STEP = 0.05
-"""What a good epoch adds to the share: from nothing back to everything in twenty."""
+"""What a good epoch adds to the share: from nothing back to everything in about twenty."""
 
 
 class Throttle:
     """Bounds calls in flight and paces calls and tokens, all scaled by one `share` of what the settings allow.
 
     The share follows what the server accepts (AIMD over epochs of a second). Of the calls that ended in an epoch, let a
-    be the part that was not refused. If HEADROOM * a >= 1, the share grows by STEP (by a tenth of itself at most, if
-    any call was refused); else it is multiplied by HEADROOM * a, but at least by a half. Against a server with a hard
-    limit the calls thus settle near HEADROOM times that limit, however far the settings are off; a server that refuses
-    now and then, whatever the rate, is not slowed down for, since that would not help. Refusals also cost time by
-    themselves: a call that waits for its Retry-After keeps its place in flight.
+    be the part that was not refused. If HEADROOM * a >= 1, the share grows by STEP (by half of itself at most, and by a
+    tenth if any call was refused); else it is multiplied by HEADROOM * a, but at least by a half. Against a server with
+    a hard limit the calls thus settle near HEADROOM times that limit, however far the settings are off; a server that
+    refuses now and then, whatever the rate, is not slowed down for, since that would not help. An epoch also ends when
+    calls worth half the window were refused and few accepted, so the share falls to what fits within one burst.
+    Refusals also cost time by themselves: a call that waits for its Retry-After keeps its place in flight.
 
     Calls and tokens are spaced evenly (a virtual clock for each), so no minute holds more than the limit.
 
@@ -107,14 +108,16 @@ class Throttle:
         self._adapt()
 
     def _adapt(self) -> None:
-        if self._clock() - self._epoch < EPOCH_S:
+        # A burst that was mostly refused is an epoch of its own: waiting for the second would repeat it several times.
+        burst = self._refused >= max(4, self.window // 2) and HEADROOM * self._accepted < self._refused
+        if self._clock() - self._epoch < EPOCH_S and not burst:
             return
         factor = HEADROOM * self._accepted / (self._accepted + self._refused)
         if factor < 1:
             self.share *= max(0.5, factor)
         else:
-            step = STEP if not self._refused else min(STEP, self.share / 10)
-            self.share = min(1.0, self.share + step)
+            step = self.share / (10 if self._refused else 2)
+            self.share = min(1.0, self.share + min(STEP, step))
         self.share = max(self.share, 1 / self.concurrency)
         self._accepted = self._refused = 0
         self._epoch = self._clock()

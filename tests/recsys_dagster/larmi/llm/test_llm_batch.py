@@ -127,6 +127,17 @@ def batch_of_another(server: OpenAIServer):
     return Batch(f"other_{len(server.batches)}", "file-x", {}, 1, "completed")
 
 
+def test_a_submission_is_taken_over_only_when_its_process_has_ended(cache: Path) -> None:
+    with AnswerCache(cache) as other:
+        with AnswerCache(cache) as one:
+            name, own = Submissions(one).plan({"a": (3, 100), "b": (2, 90)}, 0.5)
+            assert own == ["a", "b"]
+            assert Submissions(other).plan({"b": (2, 90), "c": (1, 80)}, 0.5)[1] == ["c"], "b is spoken for"
+            assert not Submissions(other).adopt(name)
+        assert Submissions(other).adopt(name)
+        assert {line.items for line in Submissions(other).lines_of(name).values()} == {2, 3}
+
+
 def test_a_creation_whose_answer_is_lost_is_looked_for_before_another(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

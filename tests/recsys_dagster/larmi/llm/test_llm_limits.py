@@ -62,10 +62,21 @@ def test_share_follows_what_is_accepted_and_recovers(clock: Clock) -> None:
     for _ in range(20):
         epoch(throttle, clock, 0, 10)
     assert throttle.window == 1
-    for k in range(1, 25):
+    expected = 1 / 64
+    for _ in range(25):
         epoch(throttle, clock, 10, 0)
-        assert throttle.share == pytest.approx(min(1.0, 1 / 64 + k * STEP))
+        expected = min(1.0, expected + min(STEP, expected / 2))
+        assert throttle.share == pytest.approx(expected)
     assert throttle.window == 64
+
+
+def test_a_burst_that_is_mostly_refused_is_an_epoch_of_its_own(clock: Clock) -> None:
+    throttle = Throttle(64, clock=clock)
+    for _ in range(8):
+        throttle.accepted()
+    for _ in range(56):  # 32 of 64, then 16 of 32, then 8 of 16: what fits is left
+        throttle.refused()
+    assert throttle.window == 8
 
 
 def test_a_few_refusals_whatever_the_rate_slow_nothing_down(clock: Clock) -> None:

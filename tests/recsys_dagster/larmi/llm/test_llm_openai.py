@@ -12,10 +12,12 @@ from asking import USERS, clusterer, items
 
 from benchmarks.openai_server import OpenAIServer, Reply
 from recsys_dagster.errors import RecsysError
+from recsys_dagster.larmi import clusters
 from recsys_dagster.larmi.clusters import Catalogue, cluster_users
 from recsys_dagster.larmi.llm.cache import AnswerCache
 from recsys_dagster.larmi.llm.cache_admin import prune
 from recsys_dagster.larmi.llm.settings import LlmSettings
+from recsys_dagster.progress import Progress
 
 
 def test_good_answers_become_the_table_and_are_never_asked_again(cache: Path) -> None:
@@ -137,6 +139,23 @@ def test_settings_refuse_secrets_and_do_not_repeat_them(field: str, value: str) 
         LlmSettings(**{field: value})
     assert value not in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_progress_counts_users_and_tells_the_money(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, str]] = []
+
+    class Recorder(Progress):
+        def update(self, steps: int = 1, note: str = "") -> None:
+            told.append((steps, note))
+
+    monkeypatch.setattr(clusters, "Progress", Recorder)
+    with OpenAIServer() as server:
+        asking = clusterer(server, cache, concurrency=1, input_price=2.0, output_price=10.0)
+        cluster_users([*USERS, (20, [0, 1, 2, 3])], items(30), asking, block_users=7)
+    assert sum(steps for steps, _ in told) == 21
+    notes = [note for _, note in told if note]
+    assert notes[0] == "0.0000 spent"
+    assert notes[-1] == "0.0014 spent"  # 20 calls of 10 and 5 tokens
 
 
 def test_works_inside_a_running_event_loop(cache: Path) -> None:

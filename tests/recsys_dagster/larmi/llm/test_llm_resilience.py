@@ -70,6 +70,20 @@ def test_refusals_whatever_the_rate_lose_no_user(cache: Path) -> None:
     assert set(table["source"]) == {"openai"}
 
 
+def test_a_hard_limit_at_the_server_is_found(cache: Path) -> None:
+    with OpenAIServer() as server:
+
+        def eight_at_a_time(number: int, body: dict, headers: dict) -> Reply:
+            return Reply("full", 429, {"Retry-After": "0.05"}) if server.in_flight > 8 else Reply(delay_s=0.05)
+
+        server.rule = eight_at_a_time
+        asking = clusterer(server, cache, concurrency=64)
+        table, _ = cluster_users(users(400), items(410), asking)
+        assert len(server.bodies) <= 2 * 400, "without a share that follows, about eight times as many"
+        assert asking.throttle.window < 32
+    assert set(table["source"]) == {"openai"}
+
+
 def test_retry_after_is_waited_for(cache: Path) -> None:
     at: list[float] = []
 
