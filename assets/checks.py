@@ -20,6 +20,13 @@ PLANTED_FLOOR = 0.5
 """Least adjusted mutual information of prototypes and planted interests that passes without a warning."""
 
 
+FALLBACK_CEILING = 0.05
+"""Largest share of users whom the local clusterer may have answered in place of a language model."""
+
+REPAIRED_CEILING = 0.10
+"""Largest share of items that a language model may have left out, invented or repeated within a cluster."""
+
+
 def verdict(found: list[str], **metadata: Any) -> dg.AssetCheckResult:
     """Pass if no fault was found; else tell the first one and how many there are."""
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -108,6 +115,28 @@ def clusters_from_train(
 ) -> dg.AssetCheckResult:
     """Every clustered item belongs to its user, in the train split."""
     return verdict(faults.clusters(user_clusters, train_histories(interactions, users, items)))
+
+
+def _trusted(context: dg.AssetCheckExecutionContext, asset: str) -> dg.AssetCheckResult:
+    stored = stored_metadata(context, asset)
+    shares = {name: float(stored.get(name, 0.0)) for name in ("fallback_share", "repaired_share")}
+    ceilings = {"fallback_ceiling": FALLBACK_CEILING, "repaired_ceiling": REPAIRED_CEILING}
+    return verdict(faults.answers(asset, **shares, **ceilings), **shares, **ceilings)
+
+
+_TRUSTED = "Few users were answered by the local clusterer for want of a usable answer; few items had to be repaired."
+
+
+@_check("user_clusters", _TRUSTED)
+def user_answers_can_be_trusted(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """The language model's answers are mostly its own."""
+    return _trusted(context, "user_clusters")
+
+
+@_check("representative_clusters", _TRUSTED)
+def representative_answers_can_be_trusted(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """The same for the synthesized users."""
+    return _trusted(context, "representative_clusters")
 
 
 @_check("user_cliques", "The items of a clique are the train items of its members.", "interactions", "users", "items")

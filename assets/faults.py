@@ -91,6 +91,24 @@ def clusters(table: "pd.DataFrame", train: "Histories") -> list[str]:
     return _compare(clustered, have, train.n_items, "user", "its train split", "user_clusters")
 
 
+def answers(
+    asset: str, *, fallback_share: float, repaired_share: float, fallback_ceiling: float, repaired_ceiling: float
+) -> list[str]:
+    """Answers of a language model that were replaced or repaired too often to be called its own."""
+    found = []
+    if fallback_share > fallback_ceiling:
+        found.append(
+            f"{asset}: the local clusterer stood in for {fallback_share:.1%} of the users, expected at most "
+            f"{fallback_ceiling:.0%}; recsys-dagster llm cache prune --unusable lets them be asked again"
+        )
+    if repaired_share > repaired_ceiling:
+        found.append(
+            f"{asset}: {repaired_share:.1%} of the items were left out, invented or repeated by the model, expected at "
+            f"most {repaired_ceiling:.0%}; try another model or a smaller max_items"
+        )
+    return found
+
+
 def cliques(table: "pd.DataFrame", train: "Histories") -> list[str]:
     """Cliques whose items are not exactly the train items of their members."""
     from scipy import sparse

@@ -39,16 +39,25 @@ def clusterer_of(llm: LlmResource, config: LocalClustererConfig) -> "Clusterer":
 
     if llm.backend == "local":
         return LocalClusterer(config)
-    from recsys_dagster.larmi.openai_clusterer import OpenAIClusterer, OpenAISettings
+    from recsys_dagster.larmi.llm.batch import OpenAIBatchClusterer
+    from recsys_dagster.larmi.llm.openai import OpenAIClusterer
 
-    return OpenAIClusterer(OpenAISettings(**llm.settings()), llm.cache_path(), LocalClusterer(config))
+    kind = OpenAIBatchClusterer if llm.backend == "openai_batch" else OpenAIClusterer
+    return kind(llm, llm.cache_path(), LocalClusterer(config))
 
 
-def _cluster_sizes(table: pd.DataFrame) -> dg.MarkdownMetadataValue:
+def _cluster_metadata(table: pd.DataFrame, items: pd.DataFrame) -> dict[str, Any]:
+    """Pictures of how many interests users have and how large they are, and ten users to read."""
     from recsys_dagster.evaluation.plots import histogram
+    from recsys_dagster.larmi.examples import example_table
 
-    sizes = table.groupby(["user_id", "cluster"]).size()
-    return picture(histogram, sizes.to_numpy(), "Items of an interest", "items", log=True)
+    sizes = table.groupby(["user_id", "cluster"], sort=False).size()
+    interests = table.groupby("user_id")["cluster"].nunique()
+    return {
+        "interests_of_users": picture(histogram, interests.to_numpy(), "Interests of a user", "interests"),
+        "cluster_sizes": picture(histogram, sizes.to_numpy(), "Items of an interest", "items", log=True),
+        "examples": dg.MetadataValue.md(example_table(table, items)),
+    }
 
 
 @dg.asset(
@@ -75,7 +84,7 @@ def user_clusters(
 
     watch = Stopwatch()
     table, facts = cluster_users(train_histories(interactions, users, items), items, clusterer_of(llm, config))
-    metadata = {**facts, **llm.describe(), "cluster_sizes": _cluster_sizes(table)}
+    metadata = {**facts, **llm.describe(), **_cluster_metadata(table, items)}
     return materialized(conform(table, "user_clusters"), metadata, watch, config)
 
 
@@ -189,5 +198,5 @@ def representative_clusters(
     watch = Stopwatch()
     chosen = clique_users(user_cliques, representative_users["clique_id"].to_numpy())
     table, facts = cluster_users(chosen, items, clusterer_of(llm, config), what="synthesized users")
-    metadata = {**facts, **llm.describe(), "cluster_sizes": _cluster_sizes(table)}
+    metadata = {**facts, **llm.describe(), **_cluster_metadata(table, items)}
     return materialized(conform(table, "representative_clusters"), metadata, watch, config)

@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from recsys_dagster.cli_common import Dataset, Json, console, not_materialized, print_json, read_config, stored
+from recsys_dagster.cli_llm import llm_app
 from recsys_dagster.errors import RecsysError
 
 if TYPE_CHECKING:
@@ -25,17 +27,7 @@ app = typer.Typer(
 )
 datasets_app = typer.Typer(help="What is in datasets.toml.", no_args_is_help=True)
 app.add_typer(datasets_app, name="datasets")
-
-Dataset = Annotated[str, typer.Option("--dataset", "-d", help="Name of a dataset in datasets.toml.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def _out() -> Console:
-    return Console(soft_wrap=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+app.add_typer(llm_app, name="llm")
 
 
 @datasets_app.command("list")
@@ -45,13 +37,13 @@ def datasets_list(as_json: Json = False) -> None:
 
     specs = load_registry().values()
     if as_json:
-        _print_json([spec.model_dump(mode="json") for spec in specs])
+        print_json([spec.model_dump(mode="json") for spec in specs])
         return
     table = Table("dataset", "reader", "protocol", "titles", "source", box=None)
     for spec in specs:
         titles = "yes" if spec.has_titles else "no"
         table.add_row(spec.name, spec.reader, spec.protocol, titles, str(spec.source or "generated"))
-    _out().print(table)
+    console().print(table)
 
 
 @datasets_app.command("describe")
@@ -60,10 +52,10 @@ def datasets_describe(name: Annotated[str, typer.Argument(help="Name of the data
     from recsys_dagster.data.registry import get_dataset
 
     settings = get_dataset(name).model_dump(mode="json")
-    tables = {asset: _stored(asset, name) for asset in ("interactions", "users", "items")}
+    tables = {asset: stored(asset, name) for asset in ("interactions", "users", "items")}
     settings["materialized"] = {asset: len(table) for asset, table in tables.items() if table is not None}
     if as_json:
-        _print_json(settings)
+        print_json(settings)
         return
     table = Table("setting", "value", box=None)
     for key, value in settings.items():
@@ -71,7 +63,7 @@ def datasets_describe(name: Annotated[str, typer.Argument(help="Name of the data
             table.add_row(
                 key, ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
             )
-    _out().print(table)
+    console().print(table)
 
 
 @datasets_app.command("fetch")
@@ -83,9 +75,9 @@ def datasets_fetch(name: Annotated[str, typer.Argument(help="Name of the dataset
 
     files = fetch(get_dataset(name), data_directory(), home() / "downloads")
     for role, path in files.items():
-        _out().print(f"{role}: {path}", highlight=False)
+        console().print(f"{role}: {path}", highlight=False)
     if not files:
-        _out().print(f"{name} is generated; there is nothing to fetch.", highlight=False)
+        console().print(f"{name} is generated; there is nothing to fetch.", highlight=False)
 
 
 @app.command()
@@ -110,7 +102,7 @@ def materialize(
         raise RecsysError(f"{' '.join(more)}: no option takes it.", mend="name assets and groups after --select.")
     select = [*(select or ()), *(more or ())]
     runs.select_assets(select)
-    settings, failed, out = _read_config(config), [], _out()
+    settings, failed, out = read_config(config), [], console()
     with open_instance() as instance:
         fail_dead_runs(instance)
         for name in dict.fromkeys(dataset):
@@ -124,23 +116,6 @@ def materialize(
                     print(f"error: {name}: {error}", file=sys.stderr)
     if failed:
         raise typer.Exit(1)
-
-
-def _read_config(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    import yaml
-
-    mend = "expected a mapping such as {ops: {sasrec_model: {config: {epochs: 5}}}}."
-    try:
-        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecsysError(f"--config {path}: there is no such file.", mend="name an existing YAML file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecsysError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}.", mend=mend) from None
-    if not isinstance(contents, dict):
-        raise RecsysError(f"--config {path} holds {type(contents).__name__}.", mend=mend)
-    return contents
 
 
 @app.command()
@@ -159,9 +134,9 @@ def leaderboard(
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
     absent = [name for name in wanted if name not in found]
     if absent and (dataset or not found):
-        _not_materialized("leaderboard", absent[0])
+        not_materialized("leaderboard", absent[0])
     if as_json:
-        _print_json([row for board in found.values() for row in board["rows"]])
+        print_json([row for board in found.values() for row in board["rows"]])
         return
     for board in found.values():
         Console().print(Markdown(board["markdown"]))
@@ -179,18 +154,18 @@ def recommend(
     from recsys_dagster.data.registry import get_dataset
 
     spec = get_dataset(dataset)
-    tables = {name: _stored(name, dataset) for name in ("interactions", "users", "items")}
+    tables = {name: stored(name, dataset) for name in ("interactions", "users", "items")}
     for name, table in tables.items():
         if table is None:
-            _not_materialized(name, dataset)
+            not_materialized(name, dataset)
     rows = _recommend_one(tables, spec.max_length, dataset, model, user, n)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     table = Table("rank", "item", "title", "score", box=None)
     for row in rows:
         table.add_row(str(row["rank"]), row["item"], row["title"], f"{row['score']:.4f}")
-    _out().print(table)
+    console().print(table)
 
 
 def _recommend_one(
@@ -212,7 +187,7 @@ def _recommend_one(
     try:
         directory = local_directory(AssetStore().path(f"{model}_model", dataset, ""))
     except FileNotFoundError:
-        _not_materialized(f"{model}_model", dataset)
+        not_materialized(f"{model}_model", dataset)
 
     from recsys_dagster.evaluation.recommend import recommendations
     from recsys_dagster.training.data import SequenceData
@@ -242,25 +217,12 @@ def ui(
 
     workspace = str(prepare_home() / "workspace.yaml")
     command = [sys.executable, "-m", "dagster", "dev", "-w", workspace, "-h", host, "-p", str(port)]
-    _out().print(f"The UI will be at http://{host}:{port} (stop it with Ctrl-C).", highlight=False)
+    console().print(f"The UI will be at http://{host}:{port} (stop it with Ctrl-C).", highlight=False)
     try:
         code = subprocess.call(command, env=os.environ)
     except KeyboardInterrupt:
         code = 0
     raise typer.Exit(code)
-
-
-def _stored(asset: str, dataset: str) -> Any | None:
-    from resources.storage import AssetStore
-
-    return AssetStore().previous_table(asset, dataset)
-
-
-def _not_materialized(asset: str, dataset: str) -> None:
-    raise RecsysError(
-        f"{asset} has not been materialized for dataset {dataset}.",
-        mend=f"run: recsys-dagster materialize --dataset {dataset}",
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

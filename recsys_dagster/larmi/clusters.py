@@ -7,10 +7,10 @@ that reads the texts (`LocalClusterer`) prepares the catalogue once, and one tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -81,6 +81,19 @@ class Catalogue:
         return any(self.titles)
 
 
+@runtime_checkable
+class AskingClusterer(Protocol):
+    """A clusterer that asks a service: it wants many users at a time, and tells how far it has come with them.
+
+    Attributes:
+        block_users: users that it wants at a time.
+        on_answer: called with (questions answered, questions, note) while it works.
+    """
+
+    block_users: int
+    on_answer: Callable[[int, int, str], None] | None
+
+
 class Clusterer(Protocol):
     """Anything that sorts lists of items into interests.
 
@@ -115,6 +128,7 @@ class ClusterStatistics:
         """Flat numbers: totals, means per user, repairs, users by source."""
         return {
             "users": self.users,
+            "items": self.items,
             "clusters": self.clusters,
             "clusters_per_user": self.clusters / max(self.users, 1),
             "items_per_cluster": self.rows / max(self.clusters, 1),
@@ -123,6 +137,9 @@ class ClusterStatistics:
             "missing_items": self.repairs.missing_items,
             "duplicate_items": self.repairs.duplicate_items,
             "empty_clusters": self.repairs.empty_clusters,
+            "repaired_share": (self.repairs.unknown_items + self.repairs.missing_items + self.repairs.duplicate_items)
+            / max(self.items, 1),
+            "fallback_share": self.sources.get("fallback", 0) / max(self.users, 1),
         } | {f"users_{source}": count for source, count in sorted(self.sources.items())}
 
 
@@ -132,7 +149,7 @@ def cluster_users(
     clusterer: Clusterer,
     *,
     what: str = "users",
-    block_users: int = 1024,
+    block_users: int | None = None,
 ) -> tuple[pd.DataFrame, dict[str, int | float]]:
     """Sort the items of every user, or of every synthesized user, into interests (LARMI, Eq. 1 and 9).
 
@@ -142,7 +159,7 @@ def cluster_users(
         items: the `items` table.
         clusterer: who answers.
         what: named in the progress lines.
-        block_users: users handed to the clusterer at a time.
+        block_users: users handed to the clusterer at a time; what it wants, or 1,024, unless given.
 
     Returns:
         The table user_clusters (user_id i32, cluster i16 dense from 0 within a user, label, item_id i32, source), in
@@ -160,7 +177,7 @@ def iter_user_clusters(
     clusterer: Clusterer,
     statistics: ClusterStatistics,
     what: str = "users",
-    block_users: int = 1024,
+    block_users: int | None = None,
 ) -> Iterator[pd.DataFrame]:
     """`cluster_users`, one table a block of users, so that memory does not grow with their number."""
     pairs: Iterable[tuple[int, ArrayLike]]
@@ -171,10 +188,39 @@ def iter_user_clusters(
         total = len(pairs)
     with Progress(f"interest clusters of {what}", total, what) as progress:
         remaining = iter(pairs)
-        while block := list(islice(remaining, block_users)):
-            lists = [(user, np.fromiter(dict.fromkeys(np.asarray(ids).tolist()), np.int64)) for user, ids in block]
+        asking = clusterer if isinstance(clusterer, AskingClusterer) else None
+        size = block_users or (asking.block_users if asking is not None else 1_024)
+        while block := list(islice(remaining, size)):
+            watch = _Watch(progress, len(block))
+            if asking is not None:
+                asking.on_answer = watch
+            lists = [(user, distinct(ids)) for user, ids in block]
             yield _cluster_block([(user, ids) for user, ids in lists if len(ids)], catalogue, clusterer, statistics)
-            progress.update(len(block))
+            watch(1, 1, watch.note)
+
+
+def distinct(ids: ArrayLike) -> NDArray[np.int64]:
+    """Each item once, in order of first occurrence."""
+    return np.fromiter(dict.fromkeys(np.asarray(ids).tolist()), np.int64)
+
+
+def pieces_of(ids: NDArray[np.int64], max_items: int) -> list[NDArray[np.int64]]:
+    """A long history in as few pieces of about equal length as may be; a piece is what one question is about."""
+    return np.array_split(ids, -(-len(ids) // max_items))
+
+
+class _Watch:
+    """Moves the progress of one block along while its questions are answered."""
+
+    def __init__(self, progress: Progress, users: int) -> None:
+        self.progress, self.users = progress, users
+        self.seen = 0
+        self.note = ""
+
+    def __call__(self, answered: int, questions: int, note: str) -> None:
+        done = self.users * answered // max(questions, 1)
+        self.progress.update(done - self.seen, note)
+        self.seen, self.note = done, note
 
 
 def _cluster_block(
@@ -183,8 +229,7 @@ def _cluster_block(
     clusterer: Clusterer,
     statistics: ClusterStatistics,
 ) -> pd.DataFrame:
-    # Long histories are cut into pieces of about equal length; a piece is what one call is about.
-    pieces = [np.array_split(ids, -(-len(ids) // clusterer.max_items)) for _, ids in users]
+    pieces = [pieces_of(ids, clusterer.max_items) for _, ids in users]
     results = iter(clusterer.cluster(catalogue, [piece for cut in pieces for piece in cut]))
     user_ids: list[int] = []
     numbers: list[int] = []

@@ -213,3 +213,12 @@ def test_planted_recovery_takes_the_level_nearest_in_number():
     assert faults.planted_recovery(table, planted) == (1, pytest.approx(1.0))
     shuffled = table[table["level"] == 1].assign(item_id=lambda t: (t["item_id"] * 2) % 5)
     assert faults.planted_recovery(shuffled, planted)[1] < 0.5
+
+
+def test_answers_replaced_or_repaired_too_often_are_faults():
+    ceilings = {"fallback_ceiling": 0.05, "repaired_ceiling": 0.10}
+    assert faults.answers("user_clusters", fallback_share=0.05, repaired_share=0.10, **ceilings) == []
+    (fault,) = faults.answers("user_clusters", fallback_share=0.06, repaired_share=0.0, **ceilings)
+    assert "stood in for 6.0% of the users" in fault
+    (fault,) = faults.answers("user_clusters", fallback_share=0.0, repaired_share=0.2, **ceilings)
+    assert "20.0% of the items" in fault

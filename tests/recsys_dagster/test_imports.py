@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOOR = {"data", "layers", "training", "errors", "progress", "compiled", "parallel"}
 METHODS = {"larmi", "g2rec", "baselines", "evaluation"}
-TOP = {"definitions", "automation", "cli", "runs"}
+TOP = {"definitions", "automation", "cli", "cli_common", "cli_llm", "runs"}
+SETTINGS = {"recsys_dagster.larmi.llm.settings"}
 HEAVY = {"torch", "torch_geometric", "transformers"}
 
 
@@ -55,7 +56,8 @@ def test_directions(name):
     rooms = {room(module) for module in imported if module.startswith("recsys_dagster.")}
     here = room(name)
     if name.startswith("resources"):
-        assert not tops & {"assets", "recsys_dagster"}
+        # The one thing of ours that a resource is made of: the settings that it injects, in one place.
+        assert not {module for module in imported if module.startswith(("assets", "recsys_dagster"))} - SETTINGS
     elif name.startswith("assets"):
         assert not rooms & TOP
     elif here not in TOP and name != "recsys_dagster":

@@ -40,15 +40,14 @@ def test_usage_reports_device_and_memory():
 def test_key_is_never_part_of_the_resource(monkeypatch):
     monkeypatch.setenv("SOME_KEY", "sk-secret-value")
     llm = LlmResource(backend="openai", api_key_env="SOME_KEY", base_url="http://localhost:1/v1")
-    assert llm.settings()["api_key_env"] == "SOME_KEY"
-    assert "secret" not in repr(llm) + str(llm) + str(llm.describe()) + str(llm.settings()) + llm.model_dump_json()
+    assert llm.api_key().get_secret_value() == "sk-secret-value"
+    assert "secret" not in repr(llm) + str(llm) + str(llm.describe()) + llm.model_dump_json() + repr(llm.api_key())
 
 
-def test_settings_are_what_the_client_takes():
-    from recsys_dagster.larmi.openai_clusterer import OpenAISettings
-
-    assert OpenAISettings(**LlmResource().settings()) == OpenAISettings()
-    assert set(LlmResource().settings()) == set(OpenAISettings.model_fields)
+def test_cap_in_run_config_needs_prices():
+    with pytest.raises(ValidationError, match="spending_cap needs input_price and output_price"):
+        LlmResource(backend="openai", spending_cap=5.0)
+    assert LlmResource(spending_cap=5.0, input_price=1.0, output_price=2.0).spending_cap == 5.0
 
 
 def test_a_key_in_place_of_its_name_is_refused_without_repeating_it():

@@ -1,0 +1,1 @@
+"""Asking a language model about users: settings, limits, cost, cache, and the two ways to ask."""
