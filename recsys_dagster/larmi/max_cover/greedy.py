@@ -35,7 +35,7 @@ def solve_greedy(
     Returns:
         int64 [at most budget]: indices in the order chosen. Fewer than the budget if everything is covered before.
     """
-    from recsys_dagster.larmi.max_cover import kernels
+    from recsys_dagster.larmi.max_cover import greedy_kernels, kernels
 
     budget = instance.budget if budget is None else budget
     allowed = np.zeros(instance.n_sets, dtype=bool)
@@ -55,5 +55,5 @@ def solve_greedy(
     heap = heap[allowed[heap]]
     state = np.array([len(forced), len(heap)], dtype=np.int64)
     while state[0] < budget and state[1] > 0 and not (clock and clock.expired()):
-        kernels.lazy_greedy(problem, bounds, heap, chosen, state, CHUNK)
+        greedy_kernels.lazy_greedy(problem, bounds, heap, chosen, state, CHUNK)
     return chosen[: state[0]]
