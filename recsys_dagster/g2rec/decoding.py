@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,6 @@ from recsys_dagster.progress import Progress
 from recsys_dagster.training.batching import SequenceBatch, pad
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.ranking import catalogue_ranks, entries_of
-
-if TYPE_CHECKING:
-    from recsys_dagster.g2rec.model import G2Rec
 
 Terms = dict[str, torch.Tensor]
 
@@ -169,14 +166,25 @@ class Decoding(nn.Module):
         return total
 
 
-def choose_decoding(model: G2Rec, data: SequenceData, seed: int) -> dict[str, float]:
+class Decoded(Protocol):
+    """A model in evaluation mode whose ranking goes through `Decoding`."""
+
+    max_length: int
+    decoding: Decoding
+
+    def score_terms(self, batch: SequenceBatch, names: Iterable[str]) -> tuple[torch.Tensor, Terms]:
+        """The model's own scores and the terms of these names, float [batch, N] each."""
+        ...
+
+
+def choose_decoding(model: Decoded, data: SequenceData, seed: int) -> dict[str, float]:
     """Set the weights of the model's `Decoding` from the validation split, in one pass over the model.
 
     The first weights are the combination of `GRID` with the best NDCG in the full catalogue; of equal ones the smallest
     are taken. The deep weights are learned: they make the targets most likely among random items (`_deep_weights`).
 
     Args:
-        model: trained.
+        model: trained, in evaluation mode.
         data: the splits.
         seed: of the random items.
 
@@ -188,8 +196,7 @@ def choose_decoding(model: G2Rec, data: SequenceData, seed: int) -> dict[str, fl
     users = users[np.argsort(histories.lengths[users], kind="stable")]
     if not len(users):
         return {}
-    model.eval()
-    device = str(next(model.parameters()).device)
+    device = str(model.decoding.popularity.device)
     generator = torch.Generator().manual_seed(seed)
     combinations = list(itertools.product(*GRID.values()))
     gains, margins = np.zeros(len(combinations)), []

@@ -307,6 +307,7 @@ def train_g2rec(
 
     def decide(model: SequentialModel) -> dict[str, float]:
         assert isinstance(model, G2Rec)
+        model.eval()
         return choose_decoding(model, data, runtime.seed) if config.decoding else {}
 
     facts = train_and_save("g2rec", build, shape, data, config, runtime, output, checkpoint, finish=decide)
