@@ -106,6 +106,9 @@ class OpenAIServer:
         bodies: every question that came, in order, those in batch files too.
         calls: (method, path) of every upload, creation and list.
         refuse: status of the answer to every upload, creation and list, if not 0.
+        fail_first: so many uploads, creations and lists are answered with status 500 first.
+        lose_creations: after so many creations of a batch the connection is closed without an answer.
+        rubbish: bodies in place of the answers to files and batches, by method and path.
         batch_ends: status that the next batches come to, first in first out; "completed" when used up.
         batch_looks: how often a batch must be looked at before it ends.
     """
@@ -117,7 +120,8 @@ class OpenAIServer:
         self.in_flight = self.most_in_flight = 0
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, Batch] = {}
-        self.refuse = 0
+        self.refuse = self.fail_first = self.lose_creations = 0
+        self.rubbish: dict[str, bytes] = {}
         self.batch_ends: list[str] = []
         self.batch_looks = 1
         self.url = ""
@@ -139,6 +143,7 @@ class OpenAIServer:
 
     async def _serve(self) -> None:
         app = web.Application(client_max_size=256 * 2**20)
+        app.on_response_prepare.append(_echo)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/files", self._upload)
         app.router.add_get("/v1/files/{id}/content", self._content)
@@ -180,10 +185,17 @@ class OpenAIServer:
 
     def _note(self, request: web.Request) -> web.Response | None:
         self.calls.append((request.method, request.path))
+        if self.fail_first:
+            self.fail_first -= 1
+            return web.json_response({"error": {"message": "failed"}}, status=500)
         if not self.refuse:
-            return None
+            return self._rubbish(request)
         echo = request.headers.get("Authorization", "")
         return web.json_response({"error": {"message": f"refused: {echo}"}}, status=self.refuse)
+
+    def _rubbish(self, request: web.Request) -> web.Response | None:
+        body = self.rubbish.get(f"{request.method} {request.path}")
+        return None if body is None else web.Response(body=body, content_type="application/json")
 
     async def _upload(self, request: web.Request) -> web.Response:
         if (refused := self._note(request)) is not None:
@@ -209,6 +221,9 @@ class OpenAIServer:
         name = f"batch_{len(self.batches)}"
         batch = Batch(name, body["input_file_id"], body.get("metadata") or {}, self.batch_looks, end)
         self.batches[name] = batch
+        if self.lose_creations and request.transport is not None:
+            self.lose_creations -= 1
+            request.transport.abort()
         return web.json_response(batch.document())
 
     async def _list_batches(self, request: web.Request) -> web.Response:
@@ -224,6 +239,8 @@ class OpenAIServer:
         return web.json_response({"object": "list", "data": data, "has_more": len(newest) > len(page), "last_id": last})
 
     async def _get_batch(self, request: web.Request) -> web.Response:
+        if (rubbish := self._rubbish(request)) is not None:
+            return rubbish
         batch = self.batches.get(request.match_info["id"])
         if batch is None:
             return web.json_response({"error": {"message": "no such batch"}}, status=404)
@@ -257,6 +274,11 @@ class OpenAIServer:
                 name = f"{batch.id}-{kind}"
                 self.files[name] = "\n".join(json.dumps(row) for row in rows).encode()
                 setattr(batch, kind, name)
+
+
+async def _echo(request: web.Request, response: web.StreamResponse) -> None:
+    """Repeat what a log must not: the key, in a header of the answer."""
+    response.headers["X-Echo"] = response.headers["X-Request-Id"] = request.headers.get("Authorization", "")
 
 
 def _serve_until_closed() -> None:

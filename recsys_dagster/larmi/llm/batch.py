@@ -7,11 +7,11 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.larmi.answers import PROMPT_VERSION, build_messages
-from recsys_dagster.larmi.llm.batch_files import BatchFiles
+from recsys_dagster.larmi.llm.batch_files import BatchFiles, open_client
 from recsys_dagster.larmi.llm.cache import AnswerCache, Kept
 from recsys_dagster.larmi.llm.client import HOPELESS, Service, question_size
 from recsys_dagster.larmi.llm.clusterer import (
@@ -25,6 +25,9 @@ from recsys_dagster.larmi.llm.clusterer import (
 from recsys_dagster.larmi.llm.cost import token_bound
 from recsys_dagster.larmi.llm.submissions import Line, Submission, Submissions
 from recsys_dagster.larmi.llm.wire import KNOWN_CODES, Reply, parse_completion
+
+if TYPE_CHECKING:
+    from openai.types import Batch
 
 logger = logging.getLogger("recsys_dagster")
 
@@ -46,7 +49,9 @@ class OpenAIBatchClusterer(LlmClusterer):
     async def _ask(self, service: Service, missing: dict[str, Titles], cache: AnswerCache) -> dict[str, str | None]:
         heartbeat = asyncio.create_task(stay_alive(cache))
         try:
-            return await _Round(self, service, missing, cache).run()
+            async with open_client(self.settings) as client:
+                files = BatchFiles(client, service, Submissions(cache))
+                return await _Round(self, files, missing, cache).run()
         finally:
             heartbeat.cancel()
 
@@ -55,11 +60,10 @@ class _Round:
     """Everything about one set of missing questions."""
 
     def __init__(
-        self, clusterer: OpenAIBatchClusterer, service: Service, missing: dict[str, Titles], cache: AnswerCache
+        self, clusterer: OpenAIBatchClusterer, files: BatchFiles, missing: dict[str, Titles], cache: AnswerCache
     ) -> None:
-        self.clusterer, self.service, self.missing, self.cache = clusterer, service, missing, cache
-        self.submissions = Submissions(cache)
-        self.files = BatchFiles(service, self.submissions)
+        self.clusterer, self.files, self.missing, self.cache = clusterer, files, missing, cache
+        self.service, self.submissions = files.service, files.submissions
         self.answers: dict[str, str | None] = {}
         self.rounds: Counter[str] = Counter()
         self.held: dict[str, float] = {}
@@ -147,24 +151,22 @@ class _Round:
         self._hold(name, submission.reserved)
         if submission.batch_id is None:
             return await self._go_on(submission)
-        reply = await self.service.request("GET", f"/batches/{submission.batch_id}")
-        if reply.status == 404:
+        batch = await self.files.look(submission.batch_id)
+        if batch is None:
             raise RecsysError(
                 f"backend openai_batch: {self.clusterer.settings.base_url} does not know {submission.batch_id}, "
                 "which was created there or elsewhere and is not collected.",
                 mend="set base_url and the key that created it, or forget it with llm cache prune --batches.",
             )
-        batch = reply.document()
-        status = batch.get("status")
-        if status not in ("completed", "expired", "cancelled", "failed"):
+        if batch.status not in ("completed", "expired", "cancelled", "failed"):
             return False
         await self._collect(submission, batch)
-        if status == "cancelled":
+        if batch.status == "cancelled":
             raise RecsysError(
                 f"backend openai_batch: {submission.batch_id} was cancelled at the service.",
                 mend="run again to submit what it had not answered yet; its answers are kept.",
             )
-        if status == "failed":
+        if batch.status == "failed":
             self._failed(submission, batch)
             return False
         return True
@@ -181,9 +183,9 @@ class _Round:
         self._let_go(submission.id, 0.0)
         return True
 
-    def _failed(self, submission: Submission, batch: dict[str, Any]) -> None:
-        errors = (batch.get("errors") or {}).get("data") or []
-        codes = {str(error.get("code")) for error in errors if isinstance(error, dict)} & KNOWN_CODES
+    def _failed(self, submission: Submission, batch: Batch) -> None:
+        errors = getattr(batch.errors, "data", None) or []
+        codes = {str(getattr(error, "code", "")) for error in errors} & KNOWN_CODES
         others = bool(self.held) or self.collected > self.collected_before.get(submission.id, self.collected)
         if codes == {"token_limit_exceeded"} and others:
             # Too much was under way together; when others have come back there is room.
@@ -195,7 +197,7 @@ class _Round:
             mend="look at it at the service; with token_limit_exceeded, run again when other batches are done.",
         )
 
-    async def _collect(self, submission: Submission, batch: dict[str, Any]) -> None:
+    async def _collect(self, submission: Submission, batch: Batch) -> None:
         """Keep what a batch has answered, in one transaction with its end."""
         lines = self.submissions.lines_of(submission.id)
         keys = set(lines)
@@ -214,14 +216,14 @@ class _Round:
                     failed.add(key)
                 continue
             cost += self._read(lines[key], response["body"], kept, second)
-        self.collected += batch.get("status") != "failed"
+        self.collected += batch.status != "failed"
         if self.submissions.finish(submission.id, kept, second):
             self.clusterer.counts.second_tries += len(second)
         self._let_go(submission.id, cost)
         self.answers |= {row.key: row.answer for row in kept if row.key in self.missing}
         answered = {row.key for row in kept} | second.keys()
         self.service.answered += len(answered)
-        for key in lines.keys() - answered if batch.get("status") != "failed" else ():
+        for key in lines.keys() - answered if batch.status != "failed" else ():
             self.rounds[key] += 1
             if key in failed or self.rounds[key] >= MAX_ROUNDS:
                 # Answered locally today, asked again another day.

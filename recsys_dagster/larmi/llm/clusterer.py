@@ -143,12 +143,12 @@ class LlmClusterer(ABC):
         if not self.tokens.calls:
             self.tokens = cache.reported(self.settings.model)
         self.report(0)
-        async with Service(self.settings, self.throttle, self.budget, self.tokens) as service:
-            try:
-                return await self._ask(service, missing, cache)
-            finally:
-                self._retries += service.retries
-                self._refusals += service.refusals
+        service = Service(self.settings, self.throttle, self.budget, self.tokens)
+        try:
+            return await self._ask(service, missing, cache)
+        finally:
+            self._retries += service.retries
+            self._refusals += service.refusals
 
     @abstractmethod
     async def _ask(self, service: Service, missing: dict[str, Titles], cache: AnswerCache) -> dict[str, str | None]:

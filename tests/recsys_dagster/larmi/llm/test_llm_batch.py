@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from asking import USERS, batch_clusterer, clusterer, items, users
+from openai.resources import AsyncBatches
 
 from benchmarks.openai_server import OpenAIServer, Reply
 from recsys_dagster.errors import RecsysError
@@ -16,7 +17,6 @@ from recsys_dagster.larmi.clusters import cluster_users
 from recsys_dagster.larmi.llm import batch
 from recsys_dagster.larmi.llm.cache import AnswerCache
 from recsys_dagster.larmi.llm.cache_admin import prune, stats
-from recsys_dagster.larmi.llm.client import Service
 from recsys_dagster.larmi.llm.submissions import Submissions
 
 PRICED = {"input_price": 2.0, "output_price": 10.0, "max_output_tokens": 200}
@@ -101,17 +101,15 @@ def test_a_run_killed_at_any_step_never_submits_twice(
 def test_a_run_killed_between_the_creation_and_its_note_finds_the_batch(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Service.send
+    real = AsyncBatches.create
 
-    async def deadly(self: Service, method: str, path: str, **kwargs: object) -> object:
-        reply = await real(self, method, path, **kwargs)  # type: ignore[arg-type]
-        if (method, path) == ("POST", "/batches"):
-            raise Killed
-        return reply
+    async def deadly(*args: object, **kwargs: object) -> None:
+        await real(*args, **kwargs)  # type: ignore[arg-type]
+        raise Killed
 
     with OpenAIServer() as server:
         with monkeypatch.context() as patch:
-            patch.setattr(Service, "send", deadly)
+            patch.setattr(AsyncBatches, "create", deadly)
             with pytest.raises(Killed):
                 cluster_users(USERS, items(30), batch_clusterer(server, cache))
         for _ in range(130):  # batches of others came after it
@@ -138,22 +136,43 @@ def test_a_submission_is_taken_over_only_when_its_process_has_ended(cache: Path)
         assert {line.items for line in Submissions(other).lines_of(name).values()} == {2, 3}
 
 
-def test_a_creation_whose_answer_is_lost_is_looked_for_before_another(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, lost = Service.send, []
-
-    async def lossy(self: Service, method: str, path: str, **kwargs: object) -> object:
-        reply = await real(self, method, path, **kwargs)  # type: ignore[arg-type]
-        if (method, path) == ("POST", "/batches") and not lost:
-            lost.append(reply)
-            return batch.Reply(0, wait_s=0.0)
-        return reply
-
-    monkeypatch.setattr(Service, "send", lossy)
+def test_a_creation_whose_answer_is_lost_is_looked_for_before_another(cache: Path) -> None:
     with OpenAIServer() as server:
+        server.lose_creations = 1
         cluster_users(USERS, items(30), batch_clusterer(server, cache))
         assert created(server) == 1
+        assert server.calls.count(("GET", "/v1/batches")) == 1
+
+
+def test_uploads_and_looks_are_repeated_by_the_client(cache: Path) -> None:
+    with OpenAIServer() as server:
+        server.fail_first = 1
+        table, _ = cluster_users(USERS, items(30), batch_clusterer(server, cache))
+        assert (server.calls.count(("POST", "/v1/files")), created(server), len(server.bodies)) == (2, 1, 20)
+        assert server.files["file-0"].count(b"\n") == 20, "the whole file, the second time too"
+    assert set(table["source"]) == {"openai"}
+
+
+@pytest.mark.parametrize(
+    "rubbish", [b"", b"[]", b"null", b'"text"', b"{", b'{"id": 3}', b'{"id": "../x"}', b'{"data": 1}']
+)
+@pytest.mark.parametrize("call", ["POST /v1/files", "POST /v1/batches", "GET /v1/batches", "GET /v1/batches/batch_0"])
+def test_rubbish_in_place_of_a_file_or_batch_is_a_clear_error(cache: Path, call: str, rubbish: bytes) -> None:
+    with OpenAIServer() as server:
+        server.lose_creations = int(call == "GET /v1/batches")
+        server.rubbish = {call: rubbish}
+        with pytest.raises(RecsysError, match="answered with status 200"):
+            cluster_users(USERS, items(30), batch_clusterer(server, cache, max_retries=1))
+        server.rubbish = {}
+        cluster_users(USERS, items(30), batch_clusterer(server, cache))
+        assert len(server.bodies) == 20
+
+
+def test_a_server_without_keys_is_asked_without_the_variable(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEST_LLM_KEY")
+    with OpenAIServer() as server:
+        table, _ = cluster_users(USERS, items(30), batch_clusterer(server, cache, api_key_env=""))
+    assert set(table["source"]) == {"openai"}
 
 
 def test_an_expired_batch_keeps_what_it_answered_and_the_rest_is_submitted_again(cache: Path) -> None:
