@@ -13,13 +13,29 @@ def compiled(function: Any) -> Any:
     return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
 
 
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""Step of SplitMix64's state."""
+
+
+@compiled
+def scramble(x: Any) -> Any:
+    """SplitMix64: the number that follows from the state x, uint64."""
+    x = x + GOLDEN
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@compiled
+def unit(x: Any) -> float:
+    """A uint64 as a number in [0, 1)."""
+    return (x >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
 @compiled
 def uniform(seed: Any, user: Any, draw: Any) -> float:
-    """A number in [0, 1) that depends on its arguments alone (SplitMix64's finaliser, once for each of them)."""
+    """A number in [0, 1) that depends on its arguments alone (SplitMix64, once for each of them)."""
     x = np.uint64(0)
     for part in (np.uint64(seed), np.uint64(user), np.uint64(draw)):
-        x = (x ^ part) + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x = x ^ (x >> np.uint64(31))
-    return (x >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+        x = scramble(x ^ part)
+    return unit(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -147,23 +147,29 @@ class Decoding(nn.Module):
             batch: the histories.
             profile: gives the fit of items to the predicted profile, float [batch, N].
         """
-        used = ((self.first != 0) | (self.deep != 0)).tolist()
-        names = [name for name, wanted in zip(TERMS, used, strict=True) if wanted]
+        of_first, of_deep = (_used(weights) for weights in (self.first, self.deep))
+        names = of_first.keys() | of_deep.keys()
         if not names:
             return scores
         terms = self.terms(names, batch, profile)
-        first = self._weighed(scores, terms, self.first).topk(min(FIRST_PLACES, scores.shape[1]), dim=1)
-        deep = self._weighed(scores, terms, self.deep)
+        first = _weighed(scores, terms, of_first).topk(min(FIRST_PLACES, scores.shape[1]), dim=1)
+        deep = _weighed(scores, terms, of_deep)
         deep += first.values[:, -1:] - 1 - deep.amax(1, keepdim=True)  # all of them after the first places
         return deep.scatter_(1, first.indices, first.values)
 
-    @staticmethod
-    def _weighed(scores: torch.Tensor, terms: Terms, weights: torch.Tensor) -> torch.Tensor:
-        total = scores.clone()
-        for name, weight in zip(TERMS, weights.tolist(), strict=True):
-            if weight:
-                total.add_(terms[name], alpha=weight)
-        return total
+
+def _used(weights: torch.Tensor) -> dict[str, float]:
+    """The weights of `TERMS`, by name, without those that are 0."""
+    return {name: weight for name, weight in zip(TERMS, weights.tolist(), strict=True) if weight}
+
+
+def _weighed(scores: torch.Tensor, terms: Terms, weights: Mapping[str, float]) -> torch.Tensor:
+    """Scores plus the weighed terms, a new tensor."""
+    total = scores.clone()
+    for name, weight in weights.items():
+        if weight:
+            total.add_(terms[name], alpha=weight)
+    return total
 
 
 class Decoded(Protocol):
@@ -204,29 +210,26 @@ def choose_decoding(model: Decoded, data: SequenceData, seed: int) -> dict[str, 
         for start in range(0, len(users), JUDGES_AT_ONCE):
             some = users[start : start + JUDGES_AT_ONCE]
             scores, terms = model.score_terms(pad(histories, some, model.max_length).to(device), TERMS)
-            for index, weights in enumerate(combinations):
-                mixed = scores.clone()
-                for name, weight in zip(GRID, weights, strict=True):
-                    if weight:
-                        mixed.add_(terms[name], alpha=weight)
-                ranks = catalogue_ranks(mixed, some, histories, targets, mask_seen=data.mask_seen)
-                gains[index] += (1 / np.log2(1 + ranks[ranks <= CUTOFF])).sum()
             rows, items = (torch.from_numpy(part).to(device) for part in entries_of(targets, some))
+            for index, weights in enumerate(combinations):
+                mixed = _weighed(scores, terms, dict(zip(GRID, weights, strict=True)))
+                ranks = catalogue_ranks(mixed, rows, items, histories if data.mask_seen else None, some)
+                gains[index] += (1 / np.log2(1 + ranks[ranks <= CUTOFF])).sum()
             drawn = torch.randint(data.n_items, (len(rows), RANDOM_ITEMS), generator=generator).to(device)
             parts = torch.stack([scores, *(terms[name] for name in TERMS)])  # [1 + terms, users, N]
             margin = parts[:, rows[:, None], drawn] - parts[:, rows, items][..., None]
             margins.append(margin.masked_fill(drawn == items[:, None], 0.0).permute(1, 2, 0).cpu())
             progress.update(len(some))
-    best = int(np.argmax(gains))
-    decoding = model.decoding
-    decoding.first.copy_(torch.tensor([dict(zip(GRID, combinations[best], strict=True)).get(n, 0.0) for n in TERMS]))
-    decoding.deep.copy_(_deep_weights(torch.cat(margins)))
+    best, compared, decoding = int(np.argmax(gains)), torch.cat(margins), model.decoding
+    found = dict(zip(GRID, combinations[best], strict=True))
+    decoding.first.copy_(torch.tensor([found.get(name, 0.0) for name in TERMS]))
+    decoding.deep.copy_(_deep_weights(compared))
     chosen = {
         f"{kind}_{name}": float(weight)
         for kind, weights in (("first", decoding.first), ("deep", decoding.deep))
         for name, weight in zip(TERMS, weights, strict=True)
     }
-    return chosen | {"decoding_ndcg": float(gains[best]) / len(torch.cat(margins))}
+    return chosen | {"decoding_ndcg": float(gains[best]) / len(compared)}
 
 
 def _deep_weights(margins: torch.Tensor) -> torch.Tensor:

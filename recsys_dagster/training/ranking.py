@@ -86,7 +86,7 @@ def target_ranks(
             own = scores[rows, items]
             if negatives is not None:
                 sampled.append(_among(scores, own, rows, batch, targets, negatives))
-            full.append(_rank_in_catalogue(scores, rows, items, histories if mask_seen else None, batch))
+            full.append(catalogue_ranks(scores, rows, items, histories if mask_seen else None, batch))
             progress.update(len(batch))
     owner = np.concatenate(owners) if owners else np.empty(0, np.int64)
     order = np.argsort(owner, kind="stable")
@@ -99,19 +99,22 @@ def target_ranks(
 
 
 def catalogue_ranks(
-    scores: torch.Tensor, users: NDArray[np.int64], histories: Histories, targets: Histories, *, mask_seen: bool
+    scores: torch.Tensor, rows: torch.Tensor, items: torch.Tensor, seen: Histories | None, users: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Ranks in the whole catalogue (see `Ranks`) of the targets of some users, all of one user before the next.
+    """Ranks of some targets in the whole catalogue, float64 [targets] (see `Ranks`).
 
     Args:
-        scores: float [len(users), N]; written over.
-        users: the users that they belong to.
-        histories: items of whom are no candidates, where `mask_seen` says so.
-        targets: the items to find.
-        mask_seen: items of the history are no candidates (unless they are the target itself).
+        scores: float [users, N]; written over.
+        rows: int64 [targets], the row of each target (see `entries_of`).
+        items: int64 [targets].
+        seen: items of these histories are no candidates (unless they are the target itself); None: all are.
+        users: int64 [users], whose scores they are.
     """
-    row, item = (torch.from_numpy(part).to(scores.device) for part in entries_of(targets, users))
-    return _rank_in_catalogue(scores, row, item, histories if mask_seen else None, users)
+    own = scores[rows, items]
+    if seen is not None:
+        _mask(scores, seen, users)
+        scores[rows, items] = own
+    return _rank(own, scores[rows] if len(rows) != len(users) else scores)
 
 
 def top_n(
@@ -170,17 +173,6 @@ def entries_of(histories: Histories, users: NDArray[np.int64]) -> tuple[NDArray[
 def _mask(scores: torch.Tensor, histories: Histories, users: NDArray[np.int64]) -> None:
     row, item = entries_of(histories, users)
     scores[torch.from_numpy(row).to(scores.device), torch.from_numpy(item).to(scores.device)] = -torch.inf
-
-
-def _rank_in_catalogue(
-    scores: torch.Tensor, rows: torch.Tensor, items: torch.Tensor, seen: Histories | None, users: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Rank of each target (row, item); `scores` [users, N] is written over where items of `seen` are left out."""
-    own = scores[rows, items]
-    if seen is not None:
-        _mask(scores, seen, users)
-        scores[rows, items] = own
-    return _rank(own, scores[rows] if len(rows) != len(users) else scores)
 
 
 def _rank(own: torch.Tensor, candidates: torch.Tensor) -> NDArray[np.float64]:

@@ -20,7 +20,6 @@ from recsys_dagster.larmi.llm.clusterer import (
     Titles,
     parse_answer,
     second_messages,
-    stay_alive,
 )
 from recsys_dagster.larmi.llm.cost import token_bound
 from recsys_dagster.larmi.llm.submissions import Line, Submission, Submissions
@@ -47,13 +46,9 @@ class OpenAIBatchClusterer(LlmClusterer):
     block_users = 1_000_000
 
     async def _ask(self, service: Service, missing: dict[str, Titles], cache: AnswerCache) -> dict[str, str | None]:
-        heartbeat = asyncio.create_task(stay_alive(cache))
-        try:
-            async with open_client(self.settings) as client:
-                files = BatchFiles(client, service, Submissions(cache))
-                return await _Round(self, files, missing, cache).run()
-        finally:
-            heartbeat.cancel()
+        async with open_client(self.settings) as client:
+            files = BatchFiles(client, service, Submissions(cache))
+            return await _Round(self, files, missing, cache).run()
 
 
 class _Round:

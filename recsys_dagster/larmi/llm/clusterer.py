@@ -144,9 +144,11 @@ class LlmClusterer(ABC):
             self.tokens = cache.reported(self.settings.model)
         self.report(0)
         service = Service(self.settings, self.throttle, self.budget, self.tokens)
+        heartbeat = asyncio.create_task(_stay_alive(cache))
         try:
             return await self._ask(service, missing, cache)
         finally:
+            heartbeat.cancel()
             self._retries += service.retries
             self._refusals += service.refusals
 
@@ -196,7 +198,7 @@ def second_messages(titles: Titles, broken: str, problem: str) -> list[dict[str,
     ]
 
 
-async def stay_alive(cache: AnswerCache) -> None:
+async def _stay_alive(cache: AnswerCache) -> None:
     """Say every now and then that this process lives, so that nobody takes over what it has claimed."""
     while True:
         await asyncio.sleep(LEASE_S / 4)

@@ -16,7 +16,6 @@ from recsys_dagster.larmi.llm.clusterer import (
     Titles,
     parse_answer,
     second_messages,
-    stay_alive,
 )
 from recsys_dagster.larmi.llm.wire import Completion
 
@@ -55,24 +54,20 @@ class OpenAIClusterer(LlmClusterer):
 
     async def _ask(self, service: Service, missing: dict[str, Titles], cache: AnswerCache) -> dict[str, str | None]:
         answers: dict[str, str | None] = {}
-        heartbeat = asyncio.create_task(stay_alive(cache))
-        try:
-            async with service:
-                while len(answers) < len(missing):
-                    rest = [key for key in missing if key not in answers]
-                    own = cache.claim(rest)
-                    if own:
-                        # In the order of the users, so that a log of a server can be followed.
-                        await self._ask_own(service, {key: missing[key] for key in rest if key in own}, cache, answers)
-                    else:
-                        await asyncio.sleep(OTHERS_POLL_S)
-                    # What another process has asked for in the meantime; it may also have given up.
-                    found = cache.get_many([key for key in rest if key not in own])
-                    self.counts.cached += len(found)
-                    answers |= found
-            return answers
-        finally:
-            heartbeat.cancel()
+        async with service:
+            while len(answers) < len(missing):
+                rest = [key for key in missing if key not in answers]
+                own = cache.claim(rest)
+                if own:
+                    # In the order of the users, so that a log of a server can be followed.
+                    await self._ask_own(service, {key: missing[key] for key in rest if key in own}, cache, answers)
+                else:
+                    await asyncio.sleep(OTHERS_POLL_S)
+                # What another process has asked for in the meantime; it may also have given up.
+                found = cache.get_many([key for key in rest if key not in own])
+                self.counts.cached += len(found)
+                answers |= found
+        return answers
 
     async def _ask_own(
         self,

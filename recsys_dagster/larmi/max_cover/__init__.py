@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from recsys_dagster.larmi.max_cover.clock import Clock, Incumbent
 from recsys_dagster.larmi.max_cover.config import MaxCoverConfig
 from recsys_dagster.larmi.max_cover.greedy import solve_greedy
-from recsys_dagster.larmi.max_cover.instance import CoverInstance, build_instance, gather, item_values
+from recsys_dagster.larmi.max_cover.instance import CoverInstance, build_instance, item_values
 
 __all__ = [
     "Clock",
@@ -103,7 +103,7 @@ def solve(
     ordered = solve_greedy(instance.freed(), among=chosen)
     rest = np.setdiff1d(chosen if config.solver == "random" else instance.forced, ordered)
     ordered = np.concatenate([ordered, rest])
-    marginal = _marginals(instance, ordered)
+    marginal = instance.marginals(ordered)
     share = float(marginal.sum()) / max(instance.reachable(), 1e-300)
     return Selection(
         instance.names(ordered),
@@ -137,12 +137,3 @@ def _load(solver: str) -> None:
     swap_local_search(tiny, solve_greedy(tiny), 2)
     if solver == "cardnn":
         import recsys_dagster.larmi.max_cover.cardnn  # noqa: F401
-
-
-def _marginals(instance: CoverInstance, ordered: NDArray[np.int64]) -> NDArray[np.float64]:
-    """What each set adds to those before it."""
-    items = gather(instance.indptr, instance.items, ordered)
-    rank = np.repeat(np.arange(len(ordered)), instance.indptr[ordered + 1] - instance.indptr[ordered])
-    _, first = np.unique(items, return_index=True)
-    marginal = np.bincount(rank[first], instance.values[items[first]], minlength=len(ordered))
-    return marginal.astype(np.float64)  # of whole numbers where there is nothing to count

@@ -57,11 +57,11 @@ def canonical(instance: CoverInstance) -> CoverInstance:
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser: sums of what it gives tell multisets apart."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    """Well mixed numbers: their sums tell multisets apart."""
+    from recsys_dagster.compiled import scramble
+
+    mixed: NDArray[np.uint64] = scramble.py_func(x)
+    return mixed
 
 
 def _inverse(order: NDArray[np.int64]) -> NDArray[np.int64]:

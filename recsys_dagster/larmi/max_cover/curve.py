@@ -43,7 +43,7 @@ def coverage_curves(
     )[:largest]
     curves: dict[str, Curve] = {}
     for name, chosen in (("greedy (plain)", solve_greedy(wide)), ("random", order)):
-        covered = _running(instance, chosen) / total
+        covered = np.cumsum(instance.marginals(chosen)) / total
         curves[name] = np.arange(1, len(covered) + 1), covered
     grid = np.unique(np.linspace(largest / (points + 1), largest, points).round().astype(int))
     budgets = [int(z) for z in grid if z not in (instance.budget, 0) and z >= len(instance.forced)]
@@ -80,13 +80,3 @@ def overlaps(instance: CoverInstance, selection: Selection) -> NDArray[np.float6
     union = sizes[:, None] + sizes[None] - both
     shares: NDArray[np.float64] = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
     return shares
-
-
-def _running(instance: CoverInstance, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-    left = instance.values.copy()
-    added = np.zeros(len(chosen))
-    for place, index in enumerate(chosen):
-        items = instance.of(int(index))
-        added[place] = left[items].sum()
-        left[items] = 0
-    return np.cumsum(added)

@@ -71,6 +71,14 @@ class CoverInstance:
         covered[gather(self.indptr, self.items, np.asarray(chosen, dtype=np.int64))] = True
         return float(self.values[covered].sum())
 
+    def marginals(self, ordered: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What each set of a list adds to those before it."""
+        items = gather(self.indptr, self.items, ordered)
+        rank = np.repeat(np.arange(len(ordered)), self.indptr[ordered + 1] - self.indptr[ordered])
+        _, first = np.unique(items, return_index=True)
+        marginal = np.bincount(rank[first], self.values[items[first]], minlength=len(ordered))
+        return marginal.astype(np.float64)  # of whole numbers where there is nothing to count
+
     def reachable(self) -> float:
         """Value of every object that some set holds (forbidden ones left out)."""
         return self.covered_value(np.setdiff1d(np.arange(self.n_sets), self.forbidden))

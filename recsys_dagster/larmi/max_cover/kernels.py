@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys_dagster.compiled import compiled
+from recsys_dagster.compiled import GOLDEN, compiled, scramble, unit
 
 BLOCK = 4
 """Sets are looked through in blocks of 2 ** BLOCK and groups of as many blocks, again only where a score changed."""
@@ -74,12 +74,9 @@ class Cover(NamedTuple):
 @compiled
 def draw(state: Any) -> float:
     """The next number in [0, 1) (SplitMix64)."""
-    state[0] += np.uint64(0x9E3779B97F4A7C15)
-    x = state[0]
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x = x ^ (x >> np.uint64(31))
-    return (x >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+    x = scramble(state[0])
+    state[0] += GOLDEN
+    return unit(x)
 
 
 @compiled
@@ -198,6 +195,18 @@ def _take_out(problem: Any, cover: Any, slot: int) -> int:
 
 
 @compiled
+def _best_exchange(problem: Any, cover: Any, slot: int) -> tuple[int, float, int]:
+    """Take a slot's set out: that set, its loss, and the best other set outside (-1 if there is none)."""
+    old = cover.slots[slot]
+    loss = cover.score[old]
+    cover.free_at[old] = 1
+    _take_out(problem, cover, slot)
+    new = best_outside(cover, 0)
+    cover.free_at[old] = 0
+    return old, loss, new
+
+
+@compiled
 def _put_in(problem: Any, cover: Any, slot: int, i: int) -> None:
     cover.value[0] += cover.score[i]
     cover.place[i] = slot
@@ -240,12 +249,7 @@ def descend(problem: Any, cover: Any, tolerance: float, slot: int, idle: int, mo
     n_slots = len(cover.slots)
     made = 0
     while made < moves and idle < n_slots:
-        old = cover.slots[slot]
-        loss = cover.score[old]
-        cover.free_at[old] = 1
-        _take_out(problem, cover, slot)
-        new = best_outside(cover, 0)
-        cover.free_at[old] = 0
+        old, loss, new = _best_exchange(problem, cover, slot)
         if new < 0 or cover.score[new] <= loss + tolerance:
             new = old
             idle += 1
@@ -270,12 +274,7 @@ def anneal(
     for move in range(first, last):
         temperature = hot * (cold / hot) ** (move / total)
         slot = int(draw(cover.random) * n_slots)
-        old = cover.slots[slot]
-        loss = cover.score[old]
-        cover.free_at[old] = 1
-        _take_out(problem, cover, slot)
-        new = best_outside(cover, 0)
-        cover.free_at[old] = 0
+        old, loss, new = _best_exchange(problem, cover, slot)
         if new < 0 or cover.score[new] < loss + temperature * np.log(draw(cover.random) + 1e-300):
             new = old
         _put_in(problem, cover, slot, new)
