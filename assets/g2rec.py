@@ -98,7 +98,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
         description=description,
         owners=OWNERS,
         kinds={"numba", *KINDS},
-        code_version="2",
+        code_version="3",
         metadata=definition_metadata(table),
     )
 

@@ -25,9 +25,15 @@ class LinkTest:
     negatives: NDArray[np.int64]
 
     def scores(self, memberships: sparse.csr_array) -> NDArray[np.float64]:
-        """``p_i . p_j`` of every link, then of every negative; [2 L]."""
+        """Cosine of ``p_i`` and ``p_j`` of every link, then of every negative; [2 L].
+
+        Of hard memberships that is ``p_i . p_j``, 1 or 0. Of soft ones it is not lower for items with several
+        interests, so that levels count alike however soft they are.
+        """
         pairs = np.concatenate([self.links, self.negatives])
-        return np.asarray((memberships[pairs[:, 0]] * memberships[pairs[:, 1]]).sum(axis=1)).ravel()
+        norms = np.sqrt(np.asarray((memberships * memberships).sum(axis=1)).ravel())
+        products = np.asarray((memberships[pairs[:, 0]] * memberships[pairs[:, 1]]).sum(axis=1)).ravel()
+        return products / np.maximum(norms[pairs[:, 0]] * norms[pairs[:, 1]], 1e-300)
 
     def quality(self, score: NDArray[np.float64]) -> dict[str, float]:
         """AUC and average precision of scores as from `scores`; ties count half in the AUC."""

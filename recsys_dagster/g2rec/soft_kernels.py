@@ -150,9 +150,12 @@ def _best_row(field: Any, row: Any, n: int, self_weight: float, temperature: flo
 @compiled
 def ascend(
     indptr: Any, neighbours: Any, weights: Any, degree: Any, places: Any, p: Any, mass: Any, gamma: float,
-    total: float, temperature: float, stale: Any, noticed: float,
+    total: float, temperature: float, weight: Any, log_last: Any, stale: Any, noticed: float,
 ) -> float:  # fmt: skip
     """One sweep of exact coordinate ascent: every stale item in turn takes the row that maximises J given all others.
+
+    `weight` [N] and `log_last` [N, rho] are those of `Inertia`: the best row of an item that is held is that of a free
+    one with field ``(field + T weight log_last) / (1 + weight)`` and ``1 / (1 + weight)`` of its self weight.
 
     `p` [N, rho] and `mass` [C] (P^T k) are changed in place. An item whose row changes by `noticed` or more in L1 makes
     its neighbours `stale`. Returns the share of all degree that moved.
@@ -172,11 +175,13 @@ def ascend(
             pull[places[item, n]] = 0.0
             n += 1
         _gather(indptr[item], indptr[item + 1], neighbours, weights, places, p, pull)
-        own = gamma * k / total
+        held = 1.0 + weight[item]
+        own = gamma * k / (total * held)
         for s in range(n):
             a = places[item, s]
             # Without the item's own part of the mass, which `_best_row` lets vary.
             field[s] = pull[a] / k - gamma * (mass[a] - k * p[item, s]) / total
+            field[s] = (field[s] + temperature * weight[item] * log_last[item, s]) / held
             row[s] = p[item, s]
         _best_row(field, row, n, own, temperature)
         change = 0.0

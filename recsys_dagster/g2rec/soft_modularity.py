@@ -21,7 +21,7 @@ from recsys_dagster.g2rec.network import Network
 from recsys_dagster.g2rec.night import LastNight, row_argmax
 from recsys_dagster.g2rec.placement import extend
 from recsys_dagster.g2rec.soft_device import soft_problem
-from recsys_dagster.g2rec.soft_problem import Floats, SoftProblem, choose_support
+from recsys_dagster.g2rec.soft_problem import Floats, Inertia, SoftProblem, choose_support
 from recsys_dagster.g2rec.soft_solvers import Solution, adam, fixed_point
 from recsys_dagster.g2rec.temperature import choose_temperatures
 from recsys_dagster.parallel import in_parallel
@@ -34,6 +34,8 @@ DEFAULT_TEMPERATURE = 0.02
 
 LEAST_SIZE = 0.5
 """Items that a prototype must hold, all shares together, if it is no item's most probable one."""
+FORGOTTEN = 1e-4
+"""Probability that a prototype counts as having had last night where an item had less in it."""
 ROUNDS = 6
 """Most times that a cold run chooses the support again; a warm one goes on from a support that has settled."""
 ROUGHLY = 3.0
@@ -81,6 +83,12 @@ class SoftConfig(LeidenConfig):
     max_iterations: int = Field(default=200, ge=1, description="Most iterations of fixed_point.")
     adam_steps: int = Field(default=1000, ge=1, description="Most steps of adam.")
     learning_rate: float = Field(default=0.1, gt=0, description="Learning rate of adam.")
+    inertia: float = Field(
+        default=1.0,
+        ge=0,
+        description="How strongly a warm night holds items to last night's memberships (weight of the divergence from "
+        "them, against T times entropy). 0: tonight's graph alone decides.",
+    )
     solver_device: str = Field(default="cpu", description="cpu (all cores), or the torch device that solves: cuda.")
     min_probability: float = Field(
         default=1e-4, ge=0, lt=0.1, description="Smaller memberships are dropped and the rest made to sum to 1 again."
@@ -133,7 +141,8 @@ def soft_memberships(
     are chosen again around the prototypes that are left and solved again, until items stay where they are.
 
     After a last night items keep their prototypes, new ones find a place among them (see `extend`), and the solver goes
-    on from last night's memberships with its gammas and temperatures: an unchanged graph changes nothing.
+    on from last night's memberships with its gammas and temperatures, held back by them (see `Inertia`): an unchanged
+    graph changes nothing, and a little news moves few items.
 
     Args:
         graph: co-engagement graph of the train split.
@@ -215,9 +224,14 @@ def _levels(
         else:
             labels, gamma = leiden_supported(network, wanted, config, seed=seed)
         support = choose_support(network.matrix, labels, config.rho, gamma, kept=carried)
-        hard = support.hard(labels)
-        start = hard if carried is None else support.values(carried, labels)
-        return gamma, soft_problem(network.matrix, support, gamma, config.solver_device), hard, start
+        hard = start = support.hard(labels)
+        inertia = None
+        if carried is not None:
+            start = support.values(carried, labels)
+            # Items that had no place last night, or were given another, are free.
+            weight = np.where(row_argmax(carried) == labels, config.inertia, 0.0)
+            inertia = Inertia(weight, np.log(np.maximum(start, FORGOTTEN)))
+        return gamma, soft_problem(network.matrix, support, gamma, config.solver_device, inertia), hard, start
 
     levels = []
     with Progress("soft memberships: levels", len(config.resolutions), "levels") as progress:

@@ -73,6 +73,27 @@ class Support:
 
 
 @dataclass(frozen=True)
+class Inertia:
+    """How strongly items are held to last night's memberships q.
+
+    The objective loses ``2 T sum_i (k_i / |E|) w_i KL(p_i || q_i)``, the temporal smoothness of evolutionary clustering
+    (Chakrabarti, Kumar and Tomkins 2006). If q is at rest without that term, it is at rest with it.
+
+    Attributes:
+        weight: float64 [N], w; 0 where an item is free.
+        log_last: float64 [N, rho], log q at the support, bounded from below.
+    """
+
+    weight: Floats
+    log_last: Floats
+
+    @classmethod
+    def none(cls, support: Support) -> Inertia:
+        """Nothing is held."""
+        return cls(np.zeros(len(support.prototypes)), np.zeros(support.prototypes.shape))
+
+
+@dataclass(frozen=True)
 class SoftProblem:
     """Soft modularity of one graph on one support, in NumPy with compiled loops on all cores.
 
@@ -84,12 +105,14 @@ class SoftProblem:
         matrix: symmetric adjacency A, CSR [N, N].
         degree: float64 [N], its row sums k.
         gamma: resolution.
+        inertia: what holds items to last night's memberships.
     """
 
     support: Support
     matrix: sparse.csr_array
     degree: Floats
     gamma: float
+    inertia: Inertia
 
     @cached_property
     def total(self) -> float:
@@ -157,10 +180,22 @@ class SoftProblem:
         terms = -(p * np.log(np.maximum(p, 1e-300))).sum(axis=1)
         return float(terms @ self.degree) / self.total
 
+    def divergence(self, p: Any) -> float:
+        """How far items are from last night, ``sum_i (k_i / |E|) w_i KL(p_i || q_i)``, in nats."""
+        terms = (p * (np.log(np.maximum(p, 1e-300)) - self.inertia.log_last)).sum(axis=1)
+        return float(terms @ (self.degree * self.inertia.weight)) / self.total
+
     def objective(self, p: Any, temperature: float, pull: Any = None, mass: Any = None) -> float:
-        """``Q_soft + 2 T * entropy``; see `soft_solvers` for why this weight."""
-        softness = 2.0 * temperature * self.entropy(p) if temperature else 0.0
+        """``Q_soft + 2 T (entropy - divergence)``; see `soft_solvers` for why these weights."""
+        softness = 2.0 * temperature * (self.entropy(p) - self.divergence(p)) if temperature else 0.0
         return self.modularity(p, pull, mass) + softness
+
+    def target(self, field: Any, temperature: float) -> Any:
+        """The P that maximises the objective with Q_soft made linear by `field`."""
+        if temperature == 0:
+            return self.argmax(field)
+        weight = self.array(self.inertia.weight)[:, None]
+        return self.softmax((field / temperature + weight * self.array(self.inertia.log_last)) / (1 + weight))
 
     def softmax(self, logits: Any) -> Any:
         """Softmax within each item; 0 outside the support."""

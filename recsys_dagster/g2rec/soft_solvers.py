@@ -7,6 +7,10 @@ Both solvers maximise
 With ``dQ_soft / dp_ia = (2 k_i / |E|) field_ia`` and ``field_ia = (A P)_ia / k_i - gamma (P^T k)_a / |E|``, the weight
 2 k_i / |E| of each item's entropy cancels, and J is stationary on the simplex exactly where
 ``p_i = softmax(field_i / T)``. T = 0 is the paper's objective.
+
+On a warm night items are held back by last night's memberships q with weights w (see `Inertia`): T H(p_i) becomes
+``T (H(p_i) - w_i KL(p_i || q_i))``, and the stationary point
+``p_i = softmax((field_i / T + w_i log q_i) / (1 + w_i))``.
 """
 
 from __future__ import annotations
@@ -71,7 +75,7 @@ def fixed_point(
         iteration += 1
         moved = kernels.ascend(
             matrix.indptr, matrix.indices, matrix.data, problem.degree, support.padded, p, mass, problem.gamma,
-            problem.total, float(temperature), stale, NOTICED,
+            problem.total, float(temperature), problem.inertia.weight, problem.inertia.log_last, stale, NOTICED,
         )  # fmt: skip
         if moved < tolerance and whole:
             break
@@ -97,7 +101,7 @@ def damped(
     while iteration < max_iterations:
         iteration += 1
         field = problem.field(p, pull, mass)
-        target = problem.softmax(field / temperature) if temperature > 0 else problem.argmax(field)
+        target = problem.target(field, temperature)
         direction = target - p
         gap = problem.moved(direction)
         if gap == 0.0:
@@ -149,6 +153,7 @@ def adam(
     logits = xp.log(xp.clip(problem.array(start), 1e-3, None))
     first, second = xp.zeros_like(logits), xp.zeros_like(logits)
     weight = 2.0 * problem.array(problem.degree)[:, None] / problem.total
+    held, log_last = problem.array(problem.inertia.weight)[:, None], problem.array(problem.inertia.log_last)
     best, best_p, checkpoint, converged, iteration = -np.inf, logits, -np.inf, False, 0
     for iteration in range(1, max_iterations + 1):
         p = problem.softmax(logits)
@@ -164,7 +169,8 @@ def adam(
                 converged = True
                 break
             checkpoint = best
-        slope = weight * (problem.field(p, pull, mass) - temperature * xp.log(xp.clip(p, 1e-300, None)))
+        softness = held * log_last - (1 + held) * xp.log(xp.clip(p, 1e-300, None))
+        slope = weight * (problem.field(p, pull, mass) + temperature * softness)
         gradient = p * (slope - (p * slope).sum(axis=1)[:, None])
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2

@@ -98,6 +98,11 @@ class TorchSoftProblem(SoftProblem):
         """As `SoftProblem.entropy`."""
         return float(-(torch.xlogy(p, p)).sum(dim=1) @ self._degree) / self.total
 
+    def divergence(self, p: Tensor) -> float:
+        """As `SoftProblem.divergence`."""
+        terms = (torch.xlogy(p, p) - p * self.array(self.inertia.log_last)).sum(dim=1)
+        return float(terms @ (self._degree * self.array(self.inertia.weight))) / self.total
+
     def softmax(self, logits: Tensor) -> Tensor:
         """As `SoftProblem.softmax`."""
         return torch.softmax(torch.where(self._used, logits, -torch.inf), dim=1)

@@ -47,7 +47,8 @@ def choose_temperatures(
     """Choose T level by level so that the sum of all levels' scores ranks held-out links best.
 
     At each level every T of the grid is solved, from the solution of the next smaller one, as long as soft modularity
-    stays within its allowed loss of the hard clustering's. Then the AUC of the levels' summed scores ``p_i . p_j`` is
+    stays within its allowed loss of the hard clustering's; then one more, halfway to the first that is not allowed, as
+    the best T is often the largest. Then the AUC of the levels' summed scores (see `LinkTest.scores`) is
     climbed one level at a time, until no single change raises it. If no T of a level keeps its modularity, the smallest
     is used. The links choose hyper-parameters, as early stopping does; the graph and the memberships are built from the
     train split alone.
@@ -71,17 +72,21 @@ def choose_temperatures(
         found: dict[float, Solution] = {}
         ranked: dict[float, NDArray[np.float64]] = {}
         aucs: dict[float, float] = {}
-        for temperature in sorted(grid):
-            solution = solve(problem, start, temperature)
-            start, q_soft = solution.p, problem.modularity(problem.array(solution.p))
+
+        def allowed(temperature: float) -> bool:
+            solution = solve(problem, found[max(found)].p if found else start, temperature)
+            q_soft = problem.modularity(problem.array(solution.p))
             row = {"level": level, "temperature": temperature, "q_soft": q_soft, "allowed": q_soft >= floor}
             if row["allowed"] or not found:
                 found[temperature] = solution
                 ranked[temperature] = test.scores(publish(problem, solution.p))
                 row["auc"] = aucs[temperature] = test.quality(ranked[temperature])["auc"]
             tried.append(row)
-            if not row["allowed"]:
-                break
+            return bool(row["allowed"])
+
+        refused = next((temperature for temperature in sorted(grid) if not allowed(temperature)), None)
+        if refused is not None and max(found) < refused:
+            allowed(round(float(np.sqrt(max(found) * refused)), 4))
         return found, ranked, max(aucs, key=lambda temperature: aucs[temperature])
 
     solutions, scores, chosen = [], [], []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -9,7 +11,7 @@ from recsys_dagster.g2rec.graph import adjacency
 from recsys_dagster.g2rec.leiden import leiden
 from recsys_dagster.g2rec.network import Network
 from recsys_dagster.g2rec.soft_device import soft_problem
-from recsys_dagster.g2rec.soft_problem import SoftProblem, choose_support
+from recsys_dagster.g2rec.soft_problem import Inertia, SoftProblem, choose_support
 
 
 def planted(n_groups: int = 4, size: int = 12, seed: int = 0, isolated: int = 0) -> tuple[pd.DataFrame, int]:
@@ -25,12 +27,20 @@ def planted(n_groups: int = 4, size: int = 12, seed: int = 0, isolated: int = 0)
     return pd.DataFrame({"source": source[keep], "target": target[keep], "weight": weight}), n + isolated
 
 
-def problem_of(rho: int = 3, gamma: float = 1.3, seed: int = 0) -> tuple[SoftProblem, np.ndarray, np.ndarray]:
+def problem_of(
+    rho: int = 3, gamma: float = 1.3, seed: int = 0, held: bool = False
+) -> tuple[SoftProblem, np.ndarray, np.ndarray]:
+    """A problem, its dense matrix and its hard labels; `held`: half of the items are held to a random last night."""
     graph, n = planted(seed=seed)
     matrix = adjacency(graph, n)
     labels = leiden(Network.of(graph, n), gamma)
     support = choose_support(matrix, labels, rho, gamma)
-    return soft_problem(matrix, support, gamma), matrix.toarray(), labels
+    problem = soft_problem(matrix, support, gamma)
+    if held:
+        weight = np.random.default_rng(seed).uniform(0.2, 2.0, n) * (np.arange(n) % 2)
+        inertia = Inertia(weight, np.log(np.maximum(random_p(problem, seed + 1), 1e-4)))
+        problem = replace(problem, inertia=inertia)
+    return problem, matrix.toarray(), labels
 
 
 def random_p(problem: SoftProblem, seed: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from recsys_dagster.g2rec.soft_problem import Support
 
 
 def test_link_quality_hand_value() -> None:
-    # Scores 1, .5 (links) against .5, 0: AUC = (1 + 1 + .5 + 1) / 4; precision 1 at the first, 2/3 at the tied pair.
+    # Cosines 1, .71 (links) against .71, 0: AUC = (1 + 1 + .5 + 1) / 4; precision 1 at the first, 2/3 at the tied pair.
     P = Support(np.array([[0, -1], [0, -1], [0, 1], [1, -1]], dtype=np.int32), 2)
     matrix = P.matrix(np.array([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5], [1.0, 0.0]]))
     test = LinkTest(np.array([[0, 1], [0, 2]]), np.array([[2, 3], [0, 3]]))

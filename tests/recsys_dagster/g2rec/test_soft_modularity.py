@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from soft_cases import loop_modularity, planted, random_p
+from soft_cases import loop_modularity, planted, problem_of, random_p
 
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.alignment import adjusted_rand_index, align
@@ -46,7 +46,7 @@ def test_soft_modularity_equals_loops(seed: int, gamma: float, rho: int) -> None
     rows, used = np.arange(n)[:, None], support.used
     np.testing.assert_allclose(problem.field(p)[used], field[rows, support.prototypes][used], atol=1e-12)
     # The same problem in torch, as a GPU would have it.
-    device = TorchSoftProblem(support, matrix, problem.degree, gamma, "cpu")
+    device = TorchSoftProblem(support, matrix, problem.degree, gamma, problem.inertia, "cpu")
     tensor = device.array(p)
     np.testing.assert_allclose(device.numpy(device.pull(tensor)), problem.pull(p), atol=1e-12)
     np.testing.assert_allclose(device.numpy(device.field(tensor))[used], problem.field(p)[used], atol=1e-12)
@@ -140,6 +140,36 @@ def test_an_unchanged_graph_changes_nothing(gamma: float) -> None:
     assert set(hard_labels(again, n, 0)) == set(again["prototype_id"])
 
 
+def test_divergence_equals_loops() -> None:
+    problem, dense, _ = problem_of(held=True)
+    p, expected = random_p(problem, 5), 0.0
+    for item, row in enumerate(p):
+        for place in np.flatnonzero(problem.support.used[item]):
+            log_ratio = np.log(row[place]) - problem.inertia.log_last[item, place]
+            expected += dense[item].sum() * problem.inertia.weight[item] * row[place] * log_ratio / dense.sum()
+    assert problem.divergence(p) == pytest.approx(expected)
+    device = TorchSoftProblem(problem.support, problem.matrix, problem.degree, problem.gamma, problem.inertia, "cpu")
+    assert device.divergence(device.array(p)) == pytest.approx(expected)
+
+
+def test_inertia_holds_items_and_lets_new_ones_go() -> None:
+    graph, n = planted(6, 15, seed=4)
+    rng = np.random.default_rng(0)
+    config = SoftConfig(gammas=[3.0], rho=4, temperatures=[0.05], tolerance=1e-6)
+    first, facts = soft_memberships(graph, n, config)
+    last = LastNight(first[first["item_id"] != 7], 99, config.resolutions, facts["gammas"], [0.05], facts["levels"])
+    news = graph.assign(weight=graph["weight"] * rng.uniform(0.3, 3.0, len(graph)).astype(np.float32))
+
+    def second(inertia: float) -> pd.DataFrame:
+        return soft_memberships(news, n, config.model_copy(update={"inertia": inertia}), last=last)[0]
+
+    moved = [align(last.memberships, second(inertia)).drift["moved_mass"].iloc[0] for inertia in (0.0, 0.5, 2.0, 50.0)]
+    assert moved == sorted(moved, reverse=True)
+    assert moved[0] > 3 * moved[-1]
+    new, free = (second(inertia).query("item_id == 7")["probability"].to_numpy() for inertia in (50.0, 0.0))
+    assert new.max() == pytest.approx(free.max(), abs=0.1)  # nothing holds it: neither spread out nor kept where it was
+
+
 def test_wanted_numbers_of_prototypes() -> None:
     graph, n = planted(6, 15, seed=4)
     config = SoftConfig(n_prototypes=[6, 12], rho=3)
@@ -175,6 +205,12 @@ def test_temperatures_are_chosen_on_links() -> None:
         assert facts["q_soft"] >= 0.8 * facts["q_hard"]
         assert not tried[max(tried)]["allowed"]  # 5 makes everything alike
         assert "auc" not in tried[max(tried)]
+        # One more was tried halfway between the largest that is allowed and the smallest that is not.
+        between = set(tried) - set(config.temperature_grid)
+        allowed = max(t for t in tried if tried[t]["allowed"] and t not in between)
+        assert between == {
+            round(float(np.sqrt(allowed * min(t for t in tried if t > allowed and t not in between))), 4)
+        }
     assert metadata["auc_soft"] > 0.9
     assert metadata["links"] <= (~known[links[:, 0], links[:, 1]]).sum()
     # No other allowed pair of temperatures ranks the links better, one level changed at a time.

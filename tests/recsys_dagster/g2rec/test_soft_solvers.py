@@ -17,13 +17,16 @@ from recsys_dagster.g2rec.soft_solvers import adam, damped, fixed_point
 from recsys_dagster.g2rec.soft_torch import TorchSoftProblem
 
 
+@pytest.mark.parametrize("held", [False, True])
 @pytest.mark.parametrize("temperature", [0.02, 0.05, 0.3])
-def test_fixed_point_satisfies_its_equation(temperature: float) -> None:
-    problem, _, labels = problem_of()
+def test_fixed_point_satisfies_its_equation(temperature: float, held: bool) -> None:
+    problem, _, labels = problem_of(held=held)
     start = problem.support.hard(labels)
     solution = fixed_point(problem, start, temperature, tolerance=1e-9, max_iterations=2000)
     assert solution.converged
-    target = problem.softmax(problem.field(solution.p) / temperature)
+    weight = problem.inertia.weight[:, None]
+    logits = problem.field(solution.p) / temperature + weight * problem.inertia.log_last
+    target = problem.softmax(logits / (1 + weight))
     np.testing.assert_allclose(solution.p, target, atol=1e-6)
     assert solution.objective == pytest.approx(problem.objective(solution.p, temperature))
     assert solution.objective >= problem.objective(start, temperature)
@@ -40,14 +43,14 @@ def test_a_start_within_the_tolerance_is_softened_all_the_same() -> None:
     assert solution.objective > problem.objective(start, 0.02)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.02, 0.3])
-def test_damped_steps_and_coordinate_ascent_meet(temperature: float) -> None:
+@pytest.mark.parametrize(("temperature", "held"), [(0.0, False), (0.02, False), (0.3, False), (0.02, True)])
+def test_damped_steps_and_coordinate_ascent_meet(temperature: float, held: bool) -> None:
     """The CPU's solver and the device's, from one start; damped steps in NumPy and in torch are the same."""
-    problem, _, labels = problem_of()
+    problem, _, labels = problem_of(held=held)
     start = problem.support.hard(labels)
     by_sweeps = fixed_point(problem, start, temperature, tolerance=1e-9, max_iterations=2000)
     simultaneous = damped(problem, start, temperature, 0.7, 1e-9, 2000)
-    device = TorchSoftProblem(problem.support, problem.matrix, problem.degree, problem.gamma, "cpu")
+    device = TorchSoftProblem(problem.support, problem.matrix, problem.degree, problem.gamma, problem.inertia, "cpu")
     on_device = fixed_point(device, start, temperature, tolerance=1e-9, max_iterations=2000)
     np.testing.assert_allclose(on_device.p, simultaneous.p, atol=1e-9)
     assert on_device.iterations == simultaneous.iterations
@@ -58,9 +61,14 @@ def test_damped_steps_and_coordinate_ascent_meet(temperature: float) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), temperature=st.sampled_from([0.0, 0.01, 0.1, 1.0]), gamma=st.floats(0.5, 40.0))
-def test_every_sweep_climbs_and_every_row_is_optimal(seed: int, temperature: float, gamma: float) -> None:
-    problem, _, _ = problem_of(gamma=gamma, seed=seed % 7)
+@given(
+    seed=st.integers(0, 10**6),
+    temperature=st.sampled_from([0.0, 0.01, 0.1, 1.0]),
+    gamma=st.floats(0.5, 40.0),
+    held=st.booleans(),
+)
+def test_every_sweep_climbs_and_every_row_is_optimal(seed: int, temperature: float, gamma: float, held: bool) -> None:
+    problem, _, _ = problem_of(gamma=gamma, seed=seed % 7, held=held)
     p, rng = random_p(problem, seed), np.random.default_rng(seed)
     value = problem.objective(p, temperature)
     for _ in range(4):
@@ -78,10 +86,11 @@ def test_every_sweep_climbs_and_every_row_is_optimal(seed: int, temperature: flo
         assert problem.objective(other, temperature) <= value + 1e-9
 
 
-def test_gradient_of_the_objective_vanishes_at_the_fixed_point() -> None:
-    """Central differences in the logits: the entropy's weight 2 k_i / |E| is the right one."""
+@pytest.mark.parametrize("held", [False, True])
+def test_gradient_of_the_objective_vanishes_at_the_fixed_point(held: bool) -> None:
+    """Central differences in the logits: the weights 2 k_i / |E| of entropy and divergence are the right ones."""
     temperature = 0.1
-    problem, _, labels = problem_of()
+    problem, _, labels = problem_of(held=held)
     p = fixed_point(problem, problem.support.hard(labels), temperature, tolerance=1e-10, max_iterations=5000).p
     logits, step = np.log(np.maximum(p, 1e-300)), 1e-4
     places = np.argwhere(problem.support.used)[::3]
@@ -98,9 +107,9 @@ def test_gradient_of_the_objective_vanishes_at_the_fixed_point() -> None:
     assert elsewhere > 1e-5
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.05])
-def test_adam_and_fixed_point_agree(temperature: float) -> None:
-    problem, _, labels = problem_of()
+@pytest.mark.parametrize(("temperature", "held"), [(0.0, False), (0.05, False), (0.05, True)])
+def test_adam_and_fixed_point_agree(temperature: float, held: bool) -> None:
+    problem, _, labels = problem_of(held=held)
     start = problem.support.hard(labels)
     by_field = fixed_point(problem, start, temperature, tolerance=1e-8, max_iterations=2000)
     by_adam = adam(problem, start, temperature, max_iterations=2000)
