@@ -22,7 +22,7 @@ from recsys_dagster.g2rec.decoding import Decoding, Terms, choose_decoding, neig
 from recsys_dagster.layers.features import FeatureVectors
 from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.repeats import RepeatBias
-from recsys_dagster.layers.sparse import BufferMatrix, csr_pair
+from recsys_dagster.layers.sparse import BufferMatrix, Made, csr_pair
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.loop import SequentialModel
@@ -90,6 +90,7 @@ class G2Rec(SequentialModel):
         self.profile_columns: torch.Tensor
         self.profile_weights: torch.Tensor
         self.level_ends: torch.Tensor
+        self._vectors: Made[tuple[torch.Tensor, torch.Tensor]] = Made()
         self.memberships = BufferMatrix(partial(_mean_memberships, n_prototypes=prototypes, levels=levels))
 
     def fill(
@@ -121,6 +122,12 @@ class G2Rec(SequentialModel):
         """X float [N, d]: an item's own vector, plus the mean of its features' where there are any."""
         return self.items.weight if self.features is None else self.items.weight + self.features()
 
+    def vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """X and Y float [N, d]; made once for all batches where nothing is learned from them."""
+        if torch.is_grad_enabled():
+            return self.item_vectors(), self.profiles()
+        return self._vectors.get(self.state_dict().values(), lambda: (self.item_vectors(), self.profiles()))
+
     def states(self, items: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the decoder over histories int64 [batch, length], with X and Y float [N, d].
 
@@ -142,7 +149,7 @@ class G2Rec(SequentialModel):
     def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Eq. 13: item loss (Eq. 9) at t = 1..N-1, profile loss (Eq. 11) at t = 1..N, estimated on some of them."""
         assert batch.targets is not None
-        x, y = self.item_vectors(), self.profiles()
+        x, y = self.vectors()
         whole = torch.cat([batch.items[:, :1], batch.targets], dim=1)  # all N items of each user
         real = torch.arange(whole.shape[1], device=whole.device) <= batch.lengths[:, None]
         after, before = self.states(whole, x, y)
@@ -175,7 +182,7 @@ class G2Rec(SequentialModel):
 
     def _scores(self, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The decoder's own scores float [batch, N], and the last state float [batch, d]."""
-        x, y = self.item_vectors(), self.profiles()
+        x, y = self.vectors()
         after, _ = self.states(batch.items, x, y)
         state = batch.last(after)
         scores = self.next_item.scores(state, x + y)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -46,6 +46,23 @@ def csr_pair(
         return matrix.to_sparse_csr(), turned.to_sparse_csr()
 
 
+T = TypeVar("T")
+
+
+class Made(Generic[T]):
+    """Something made of tensors, and made again when they change."""
+
+    def __init__(self) -> None:
+        self._made: tuple[list[tuple[int, torch.device, int]], T] | None = None
+
+    def get(self, tensors: Iterable[torch.Tensor], make: Callable[[], T]) -> T:
+        """What `make` gives, from last time if the tensors are the same and nobody wrote into them since."""
+        key = [(each.data_ptr(), each.device, each._version) for each in tensors]  # writes in place raise the version
+        if self._made is None or self._made[0] != key:
+            self._made = (key, make())
+        return self._made[1]
+
+
 class BufferMatrix:
     """A sparse matrix that stands in a module's buffers in another form; made of them, and again when they change.
 
@@ -56,11 +73,8 @@ class BufferMatrix:
 
     def __init__(self, make: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> None:
         self.make = make
-        self._made: tuple[Any, tuple[torch.Tensor, torch.Tensor]] | None = None
+        self._matrices: Made[tuple[torch.Tensor, torch.Tensor]] = Made()
 
     def product(self, x: torch.Tensor, *buffers: torch.Tensor) -> torch.Tensor:
         """``matrix @ x``, differentiable in x: float [columns, d]."""
-        key = [(buffer.device, buffer._version) for buffer in buffers]  # writes in place raise the version
-        if self._made is None or self._made[0] != key:
-            self._made = (key, self.make(*buffers))
-        return sparse_product(*self._made[1], x)
+        return sparse_product(*self._matrices.get(buffers, lambda: self.make(*buffers)), x)

@@ -135,8 +135,10 @@ def top_n(
     n = min(n, scorer.n_items)
     items = np.empty((len(users), n), dtype=np.int32)
     values = np.empty((len(users), n), dtype=np.float32)
+    by_length = np.argsort(histories.lengths[users], kind="stable")  # little padding in a batch
     for start in range(0, len(users), batch_size):
-        batch = users[start : start + batch_size]
+        rows = by_length[start : start + batch_size]
+        batch = users[rows]
         scores = _finite_scores(scorer, batch, histories)
         if mask_seen:
             _mask(scores, histories, batch)
@@ -146,8 +148,8 @@ def top_n(
         best, index = best.gather(1, by_id), index.gather(1, by_id)
         by_score = best.argsort(dim=1, descending=True, stable=True)
         best, index = best.gather(1, by_score), index.gather(1, by_score)
-        items[start : start + len(batch)] = torch.where(best == -torch.inf, -1, index).numpy()
-        values[start : start + len(batch)] = best.numpy()
+        items[rows] = torch.where(best == -torch.inf, -1, index).numpy()
+        values[rows] = best.numpy()
     return items, values
 
 

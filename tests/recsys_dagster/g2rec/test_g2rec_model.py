@@ -134,6 +134,25 @@ def test_padding_and_company_change_no_score(toy_data, layout):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
+def test_scores_follow_every_change_of_the_weights(toy_data):
+    """X and Y are kept from batch to batch while nothing is learned, and no longer."""
+    model, histories, users = build(toy_data), toy_data.history(TEST), np.arange(8)
+    before = model.score(users, histories)
+    kept = model._vectors._made
+    torch.testing.assert_close(model.score(users, histories), before, rtol=0, atol=0)
+    assert model._vectors._made is kept
+    for change in (model.items.weight, model.prototypes, model.profile_weights):
+        with torch.no_grad():
+            change.mul_(0.5 + torch.rand_like(change))
+        after = model.score(users, histories)
+        assert (after != before).any()
+        fresh = build(toy_data)
+        fresh.load_state_dict(model.state_dict())
+        torch.testing.assert_close(fresh.score(users, histories), after)
+        before = after
+    assert model.vectors()[1].requires_grad
+
+
 def test_the_profile_term_is_the_mixture_over_prototypes(toy_data):
     model = build(toy_data)
     batch = pad(toy_data.history(TEST), np.arange(5), toy_data.max_length)

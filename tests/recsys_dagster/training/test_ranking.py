@@ -69,5 +69,11 @@ def test_top_n_leaves_out_the_history_and_puts_the_smaller_id_first():
     items, values = top_n(scorer, np.array([0, 1]), histories([[1], [0, 1, 2]], 4), n=3, mask_seen=True)
     assert items.tolist() == [[2, 3, 0], [3, -1, -1]]
     assert values[0].tolist() == [3.0, 2.0, 1.0]
+    # users come back in their own order, whatever their batches were
+    alone = [
+        top_n(scorer, np.array([user]), histories([[1], [0, 1, 2]], 4), n=3, mask_seen=True)[0][0] for user in (1, 0)
+    ]
+    items, _ = top_n(scorer, np.array([1, 0]), histories([[1], [0, 1, 2]], 4), n=3, mask_seen=True, batch_size=1)
+    assert items.tolist() == np.array(alone).tolist()
     items, _ = top_n(scorer, np.array([0]), histories([[1], []], 4), n=2, mask_seen=False)
     assert items.tolist() == [[1, 2]]
