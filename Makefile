@@ -50,7 +50,7 @@ ui: $(INSTALLED)
 
 test: $(INSTALLED_DEV) lint
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/python -m ruff check .
