@@ -184,7 +184,7 @@ def larmi_model(
     )  # fmt: skip
 
 
-@dg.asset(**TRAINED, group_name="g2rec", code_version="3")
+@dg.asset(**TRAINED, group_name="g2rec", code_version="4")
 def g2rec_model(
     context: dg.AssetExecutionContext,
     config: G2RecModelConfig,

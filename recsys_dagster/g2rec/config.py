@@ -30,7 +30,7 @@ class G2RecConfig(NextItemConfig):
         "the validation split",
     )
     neighbours: int = Field(
-        200, ge=1, description="Most neighbours of an item in the graph that are kept for the ranking"
+        200, ge=1, description="Most neighbours and successors of an item that are kept for the ranking"
     )
     profile_weight: float = Field(0.1, ge=0, description="Lambda: weight of the profile loss (Eq. 13)")
     backbone: str = Field(

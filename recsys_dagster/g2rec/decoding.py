@@ -7,100 +7,40 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 from torch import nn
 
 from recsys_dagster.data.histories import VALIDATION, Histories
-from recsys_dagster.g2rec.graph import adjacency
+from recsys_dagster.g2rec.evidence import EvidenceTables, LikenessEvidence, NeighbourEvidence
 from recsys_dagster.progress import Progress
 from recsys_dagster.training.batching import SequenceBatch, pad
 from recsys_dagster.training.data import SequenceData
-from recsys_dagster.training.ranking import catalogue_ranks, entries_of
+from recsys_dagster.training.ranking import entries_of
 
 Terms = dict[str, torch.Tensor]
 
-TERMS = ("graph", "profile", "popularity")
+TERMS = ("graph", "successors", "features", "profile", "popularity")
 """What stands beside the decoder's own scores, in the order of the weights."""
-GRID = {"graph": (0.0, 0.15, 0.3, 0.6, 1.0, 1.5), "profile": (0.0, 0.1, 0.2, 0.4)}
+GRID = {
+    "graph": (0.0, 0.3, 0.6, 1.0, 1.5, 2.2),
+    "successors": (0.0, 0.2, 0.4, 0.8),
+    "features": (0.0, 0.4, 0.8, 1.2, 1.6),
+    "profile": (0.0, 0.1, 0.2, 0.4),
+}
 """Weights of the first places that are tried, in all combinations."""
 CUTOFF = 10
 """k of the NDCG@k that chooses them."""
+CANDIDATES = 200
+"""Items of a judge among whom the first weights are chosen: the best by the middle weights of the grid."""
 FIRST_PLACES = 100
 """Places of a ranking that the first weights fill; the deep weights order the rest."""
-JUDGES = 10_000
+JUDGES = 30_000
 """Most validation users on whom the weights are chosen."""
 JUDGES_AT_ONCE = 256
 """Judges whose scores are held at once."""
 RANDOM_ITEMS = 200
 """Items drawn beside each target to learn the deep weights."""
-DECAY = 0.8
-"""An item of the history counts this much less with every item after it."""
-LEAST_EVIDENCE = 1e-3
-"""Added before the logarithm: what an item without any evidence has."""
-
-
-def neighbour_matrix(graph: pd.DataFrame, popularity: NDArray[np.int64], most: int) -> sparse.csr_array:
-    """``w_ij / sqrt((n_i + 1) (n_j + 1))``, float32 CSR [N, N]: how far two items share their users.
-
-    Args:
-        graph: the table `coengagement_graph`.
-        popularity: train interactions n of each item [N].
-        most: neighbours kept of each item, the nearest first.
-    """
-    scale = 1.0 / np.sqrt(popularity + 1.0)
-    matrix = adjacency(graph, len(popularity)).copy()
-    matrix.data *= np.repeat(scale, np.diff(matrix.indptr)) * scale[matrix.indices]
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    order = np.lexsort((matrix.indices, -matrix.data, rows))
-    kept = np.sort(order[np.arange(len(rows)) - matrix.indptr[rows] < most])  # rows stay where they are in the order
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[kept], minlength=matrix.shape[0]))])
-    return sparse.csr_array((matrix.data[kept].astype(np.float32), matrix.indices[kept], indptr), shape=matrix.shape)
-
-
-class GraphEvidence(nn.Module):
-    """``log(e + sum over the history of decay^lag * similarity)``: items that share users with recent ones.
-
-    The decoder sees the graph through a few prototypes an item; what two items have in common beyond these is in its
-    edges. The graph is built from the train split, so it knows every train transition: it joins at ranking, not in
-    training, with a weight that is chosen on the validation split.
-
-    Args:
-        n_items: size of the catalogue.
-        edges: number of (item, neighbour) pairs.
-    """
-
-    def __init__(self, n_items: int, edges: int) -> None:
-        super().__init__()
-        self.register_buffer("starts", torch.zeros(n_items + 1, dtype=torch.int64))
-        self.register_buffer("neighbours", torch.zeros(edges, dtype=torch.int32))
-        self.register_buffer("similarity", torch.zeros(edges))
-        self.starts: torch.Tensor
-        self.neighbours: torch.Tensor
-        self.similarity: torch.Tensor
-
-    def fill(self, matrix: sparse.csr_array) -> None:
-        """Take in the neighbours of every item."""
-        self.starts.copy_(torch.from_numpy(matrix.indptr.astype(np.int64)))
-        self.neighbours.copy_(torch.from_numpy(matrix.indices.astype(np.int32)))
-        self.similarity.copy_(torch.from_numpy(matrix.data))
-
-    def forward(self, batch: SequenceBatch) -> torch.Tensor:
-        """float [batch, N]."""
-        n_items = len(self.starts) - 1
-        row, position = batch.mask.nonzero(as_tuple=True)
-        item = batch.items[row, position]
-        weight = DECAY ** (batch.lengths[row] - 1 - position).float()
-        starts, counts = self.starts[item], self.starts[item + 1] - self.starts[item]
-        within = torch.arange(int(counts.sum()), device=row.device)
-        within = within - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-        edge = torch.repeat_interleave(starts, counts) + within
-        place = torch.repeat_interleave(row * n_items, counts) + self.neighbours[edge]
-        found = torch.zeros(len(batch.lengths) * n_items, device=row.device)
-        found.index_add_(0, place, torch.repeat_interleave(weight, counts) * self.similarity[edge])
-        return (found.view(-1, n_items) + LEAST_EVIDENCE).log()
 
 
 class Decoding(nn.Module):
@@ -113,11 +53,18 @@ class Decoding(nn.Module):
     Args:
         n_items: size of the catalogue.
         edges: number of (item, neighbour) pairs.
+        successions: number of (item, successor) pairs.
+        n_features: number of item features, 0 for none.
+        feature_entries: number of (item, feature) pairs.
     """
 
-    def __init__(self, n_items: int, edges: int) -> None:
+    def __init__(
+        self, n_items: int, *, edges: int, successions: int, n_features: int = 0, feature_entries: int = 0
+    ) -> None:
         super().__init__()
-        self.evidence = GraphEvidence(n_items, edges)
+        self.graph = NeighbourEvidence(n_items, n_items, edges)
+        self.successors = NeighbourEvidence(n_items, n_items, successions)
+        self.features = LikenessEvidence(n_items, n_features, feature_entries) if n_features else None
         self.register_buffer("popularity", torch.zeros(n_items))
         self.register_buffer("first", torch.zeros(len(TERMS)))
         self.register_buffer("deep", torch.zeros(len(TERMS)))
@@ -125,18 +72,30 @@ class Decoding(nn.Module):
         self.first: torch.Tensor
         self.deep: torch.Tensor
 
-    def fill(self, neighbours: sparse.csr_array, popularity: NDArray[np.int64]) -> None:
-        """Take in the neighbours of every item (`neighbour_matrix`) and how often it stands in the train split."""
-        self.evidence.fill(neighbours)
-        self.popularity.copy_(torch.from_numpy(np.log1p(popularity)))
+    @property
+    def names(self) -> list[str]:
+        """The terms that this model has."""
+        return [name for name in TERMS if name != "features" or self.features is not None]
+
+    def fill(self, tables: EvidenceTables) -> None:
+        """Take in what the terms are made of."""
+        self.graph.fill(tables.neighbours)
+        self.successors.fill(tables.successors)
+        if self.features is not None and tables.directions is not None:
+            self.features.fill(tables.directions)
+        self.popularity.copy_(torch.from_numpy(np.log1p(tables.popularity)))
 
     def terms(self, names: Iterable[str], batch: SequenceBatch, profile: Callable[[], torch.Tensor]) -> Terms:
         """The terms of these names, float [batch, N] each; `profile` is called where its term is wanted."""
-        made = {
-            "graph": lambda: self.evidence(batch),
+        made: dict[str, Callable[[], torch.Tensor]] = {
+            "graph": lambda: self.graph(batch),
+            "successors": lambda: self.successors(batch),
             "profile": profile,
             "popularity": lambda: self.popularity.expand(len(batch.lengths), -1),
         }
+        if self.features is not None:
+            features = self.features
+            made["features"] = lambda: features(batch)
         return {name: made[name]() for name in names}
 
     def forward(self, scores: torch.Tensor, batch: SequenceBatch, profile: Callable[[], torch.Tensor]) -> torch.Tensor:
@@ -186,8 +145,9 @@ class Decoded(Protocol):
 def choose_decoding(model: Decoded, data: SequenceData, seed: int) -> dict[str, float]:
     """Set the weights of the model's `Decoding` from the validation split, in one pass over the model.
 
-    The first weights are the combination of `GRID` with the best NDCG in the full catalogue; of equal ones the smallest
-    are taken. The deep weights are learned: they make the targets most likely among random items (`_deep_weights`).
+    The first weights are the combination of `GRID` with the best NDCG among each judge's candidates (see `CANDIDATES`);
+    of equal ones the smallest are taken. The deep weights are learned: they make the targets most likely among random
+    items (`_deep_weights`).
 
     Args:
         model: trained, in evaluation mode.
@@ -203,33 +163,60 @@ def choose_decoding(model: Decoded, data: SequenceData, seed: int) -> dict[str, 
     if not len(users):
         return {}
     device = str(model.decoding.popularity.device)
-    generator = torch.Generator().manual_seed(seed)
-    combinations = list(itertools.product(*GRID.values()))
-    gains, margins = np.zeros(len(combinations)), []
+    generator, names = torch.Generator().manual_seed(seed), model.decoding.names
+    near, far = [], []
     with Progress("g2rec: weights of decoding", len(users), "users") as progress, torch.no_grad():
         for start in range(0, len(users), JUDGES_AT_ONCE):
             some = users[start : start + JUDGES_AT_ONCE]
-            scores, terms = model.score_terms(pad(histories, some, model.max_length).to(device), TERMS)
+            scores, terms = model.score_terms(pad(histories, some, model.max_length).to(device), names)
             rows, items = (torch.from_numpy(part).to(device) for part in entries_of(targets, some))
-            for index, weights in enumerate(combinations):
-                mixed = _weighed(scores, terms, dict(zip(GRID, weights, strict=True)))
-                ranks = catalogue_ranks(mixed, rows, items, histories if data.mask_seen else None, some)
-                gains[index] += (1 / np.log2(1 + ranks[ranks <= CUTOFF])).sum()
+            parts = torch.stack([scores, *(terms[name] for name in names)])  # [1 + terms, users, N]
+            own = parts[:, rows, items][..., None]
+            seen = entries_of(histories, some) if data.mask_seen else None
+            best, others = _candidates(scores, terms, seen)
+            margin = parts[:, rows[:, None], best[rows]] - own
+            margin[0].masked_fill_((best[rows] == items[:, None]) | ~others[rows], -torch.inf)
+            near.append(margin.permute(1, 2, 0).cpu())
             drawn = torch.randint(data.n_items, (len(rows), RANDOM_ITEMS), generator=generator).to(device)
-            parts = torch.stack([scores, *(terms[name] for name in TERMS)])  # [1 + terms, users, N]
-            margin = parts[:, rows[:, None], drawn] - parts[:, rows, items][..., None]
-            margins.append(margin.masked_fill(drawn == items[:, None], 0.0).permute(1, 2, 0).cpu())
+            margin = (parts[:, rows[:, None], drawn] - own).masked_fill(drawn == items[:, None], 0.0)
+            far.append(margin.permute(1, 2, 0).cpu())
             progress.update(len(some))
-    best, compared, decoding = int(np.argmax(gains)), torch.cat(margins), model.decoding
-    found = dict(zip(GRID, combinations[best], strict=True))
-    decoding.first.copy_(torch.tensor([found.get(name, 0.0) for name in TERMS]))
-    decoding.deep.copy_(_deep_weights(compared))
-    chosen = {
-        f"{kind}_{name}": float(weight)
-        for kind, weights in (("first", decoding.first), ("deep", decoding.deep))
-        for name, weight in zip(TERMS, weights, strict=True)
-    }
-    return chosen | {"decoding_ndcg": float(gains[best]) / len(compared)}
+    first, ndcg = _first_weights(torch.cat(near), names)
+    deep = dict(zip(names, _deep_weights(torch.cat(far)).tolist(), strict=True))
+    for into, found in ((model.decoding.first, first), (model.decoding.deep, deep)):
+        into.copy_(torch.tensor([found.get(name, 0.0) for name in TERMS]))
+    chosen = {f"first_{name}": weight for name, weight in first.items()}
+    return chosen | {f"deep_{name}": weight for name, weight in deep.items()} | {"decoding_ndcg": ndcg}
+
+
+def _candidates(
+    scores: torch.Tensor, terms: Terms, seen: tuple[NDArray[np.int64], NDArray[np.int64]] | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best items by the middle weights of the grid, int64 [users, candidates], and which of them may be ranked."""
+    mixed = _weighed(scores, terms, {name: GRID[name][len(GRID[name]) // 2] for name in GRID if name in terms})
+    if seen is not None:
+        row, item = (torch.from_numpy(part).to(scores.device) for part in seen)
+        mixed[row, item] = -torch.inf
+    best = mixed.topk(min(CANDIDATES, mixed.shape[1]), dim=1)
+    return best.indices, best.values > -torch.inf
+
+
+def _first_weights(margins: torch.Tensor, names: list[str]) -> tuple[dict[str, float], float]:
+    """The combination of `GRID` with the best NDCG@`CUTOFF` of the targets among their candidates, and that NDCG.
+
+    Args:
+        margins: float [targets, candidates, 1 + terms]; the decoder's score (-inf: no candidate) and the terms of each
+            candidate, less the target's.
+        names: of the terms.
+    """
+    best, reached = {}, -1.0
+    for weights in itertools.product(*(GRID.get(name, (0.0,)) for name in names)):
+        others = margins @ torch.tensor([1.0, *weights])
+        ranks = 1 + (others > 0).sum(1) + 0.5 * (others == 0).sum(1)
+        ndcg = float((1 / torch.log2(1 + ranks[ranks <= CUTOFF].double())).sum() / len(ranks))
+        if ndcg > reached:
+            best, reached = dict(zip(names, weights, strict=True)), ndcg
+    return best, reached
 
 
 def _deep_weights(margins: torch.Tensor) -> torch.Tensor:

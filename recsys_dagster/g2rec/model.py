@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 from torch import nn
 from torch.nn import functional
 
 from recsys_dagster.data.features import ItemFeatures
 from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
-from recsys_dagster.g2rec.decoding import Decoding, Terms, choose_decoding, neighbour_matrix
+from recsys_dagster.g2rec.decoding import Decoding, Terms, choose_decoding
+from recsys_dagster.g2rec.evidence import EvidenceTables
 from recsys_dagster.layers.features import FeatureVectors
 from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.repeats import RepeatBias
@@ -52,6 +52,7 @@ class G2Rec(SequentialModel):
         levels: number of resolutions.
         width: most prototypes of one item, over all levels.
         edges: (item, neighbour) pairs of the graph that decoding looks at.
+        successions: (item, successor) pairs that it looks at.
         n_features: number of item features, 0 for none.
         feature_entries: number of (item, feature) pairs.
     """
@@ -66,6 +67,7 @@ class G2Rec(SequentialModel):
         levels: int,
         width: int,
         edges: int,
+        successions: int,
         n_features: int = 0,
         feature_entries: int = 0,
     ) -> None:
@@ -86,7 +88,9 @@ class G2Rec(SequentialModel):
         self.register_buffer("profile_columns", torch.zeros(n_items, width, dtype=torch.int64))
         self.register_buffer("profile_weights", torch.zeros(n_items, width))
         self.register_buffer("level_ends", torch.zeros(levels, dtype=torch.int64))
-        self.decoding = Decoding(n_items, edges)
+        self.decoding = Decoding(
+            n_items, edges=edges, successions=successions, n_features=n_features, feature_entries=feature_entries
+        )
         self.profile_columns: torch.Tensor
         self.profile_weights: torch.Tensor
         self.level_ends: torch.Tensor
@@ -96,13 +100,15 @@ class G2Rec(SequentialModel):
     def fill(
         self,
         profiles: tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]],
-        neighbours: sparse.csr_array,
-        popularity: NDArray[np.int64],
+        tables: EvidenceTables,
+        features: ItemFeatures | None = None,
     ) -> None:
-        """Take in P (columns, weights and level ends of `profile_arrays`), the graph and the train counts of items."""
+        """Take in P (columns, weights and level ends of `profile_arrays`), what decoding looks up, and features."""
         for buffer, array in zip((self.profile_columns, self.profile_weights, self.level_ends), profiles, strict=True):
             buffer.copy_(torch.from_numpy(array))
-        self.decoding.fill(neighbours, popularity)
+        self.decoding.fill(tables)
+        if self.features is not None and features is not None:
+            self.features.fill(features)
 
     def start_from(self, item_embeddings: NDArray[np.float32], prototype_embeddings: NDArray[np.float32]) -> None:
         """Start from X float [N, d'] and V [C, d'] of Eq. 6 in place of random vectors (see `fitted`)."""
@@ -290,24 +296,21 @@ def train_g2rec(
         features: what items have in common, if the model is to know.
     """
     columns, weights, ends, ids = profile_arrays(memberships, data.n_items)
-    popularity = data.train.popularity()
-    neighbours = neighbour_matrix(graph, popularity, config.neighbours)
+    tables = EvidenceTables.of(graph, data.train, features, config.neighbours)
     shape = {
         "n_items": data.n_items,
         "max_length": data.max_length,
         "prototypes": len(ids),
         "levels": len(ends),
         "width": columns.shape[1],
-        "edges": neighbours.nnz,
+        **tables.shape,
         **FeatureVectors.shape(features),
     }
     rows = pd.Index(tokens["prototype_ids"]).get_indexer(pd.Index(ids))
 
     def build(config: G2RecConfig, **sizes: int) -> G2Rec:
         model = G2Rec(config, **sizes)
-        model.fill((columns, weights, ends), neighbours, popularity)
-        if model.features is not None and features is not None:
-            model.features.fill(features)
+        model.fill((columns, weights, ends), tables, features)
         if config.start == "sasrec":
             model.start_from(item_embeddings, tokens["prototype_embeddings"][rows])
         return model

@@ -2,7 +2,6 @@ import dataclasses
 import itertools
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -10,52 +9,14 @@ from recsys_dagster.data.histories import VALIDATION
 from recsys_dagster.g2rec import decoding
 from recsys_dagster.g2rec.decoding import (
     CUTOFF,
-    DECAY,
     GRID,
-    LEAST_EVIDENCE,
     TERMS,
     Decoding,
-    GraphEvidence,
     _deep_weights,
     _some_targets,
     choose_decoding,
-    neighbour_matrix,
 )
 from recsys_dagster.training.batching import SequenceBatch
-
-GRAPH = pd.DataFrame({"source": [0, 0, 1, 2], "target": [1, 2, 3, 3], "weight": [2.0, 1.0, 4.0, 3.0]})
-POPULARITY = np.array([3, 8, 0, 15])
-
-
-def test_neighbours_by_hand():
-    found = neighbour_matrix(GRAPH, POPULARITY, most=10).toarray()
-    want = np.zeros((4, 4))
-    for source, target, weight in GRAPH.itertuples(index=False):
-        want[source, target] = want[target, source] = weight / np.sqrt(
-            (POPULARITY[source] + 1) * (POPULARITY[target] + 1)
-        )
-    np.testing.assert_allclose(found, want, rtol=1e-6)
-
-
-def test_only_the_nearest_are_kept():
-    found = neighbour_matrix(GRAPH, POPULARITY, most=1)
-    assert np.diff(found.indptr).tolist() == [1, 1, 1, 1]
-    assert found.indices.tolist() == [2, 0, 3, 2]  # of item 1 both have 1/3: the smaller id
-
-
-def test_evidence_equals_loops():
-    matrix = neighbour_matrix(GRAPH, POPULARITY, most=10)
-    evidence = GraphEvidence(4, matrix.nnz)
-    evidence.fill(matrix)
-    histories = [[0, 1, 0], [3], []]
-    items = torch.tensor([[0, 1, 0], [3, 0, 0], [0, 0, 0]])
-    got = evidence(SequenceBatch(torch.arange(3), items, torch.tensor([3, 1, 0]))).numpy()
-    dense = matrix.toarray()
-    want = np.zeros((3, 4))
-    for row, history in enumerate(histories):
-        for lag, item in enumerate(reversed(history)):
-            want[row] += DECAY**lag * dense[item]
-    np.testing.assert_allclose(got, np.log(want + LEAST_EVIDENCE), rtol=1e-5)
 
 
 def test_some_targets_are_those_of_some_users(toy_data):
@@ -69,34 +30,38 @@ def test_some_targets_are_those_of_some_users(toy_data):
 
 
 class Mixture(torch.nn.Module):
-    """Scores of noise and terms: the graph tells the targets of every second user, the profile of every third."""
+    """Scores of noise and terms: each term tells the targets of some users."""
 
-    def __init__(self, data):
+    def __init__(self, data, n_features):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.max_length = data.max_length
         self.noise = torch.nn.Parameter(torch.randn(data.n_users, data.n_items, generator=generator))
         self.hints = {name: torch.randn(data.n_users, data.n_items, generator=generator) for name in TERMS}
-        for name, every in zip(TERMS, (2, 3), strict=False):
+        for name, every in zip(GRID, (2, 3, 4, 3), strict=True):
             for user in range(0, data.n_users, every):
                 self.hints[name][user, data.validation.of(user).astype(np.int64)] += 4.0
-        self.decoding = Decoding(data.n_items, 1)
+        self.decoding = Decoding(data.n_items, edges=1, successions=1, n_features=n_features, feature_entries=1)
 
     def score_terms(self, batch, names):
         return self.noise[batch.users], {name: self.hints[name][batch.users] for name in names}
 
 
-@pytest.mark.parametrize("mask_seen", [True, False])
-def test_the_best_combination_of_weights_is_kept(toy_data, monkeypatch, mask_seen):
+@pytest.mark.parametrize(("mask_seen", "n_features"), [(True, 1), (False, 1), (True, 0)])
+def test_the_best_combination_of_weights_is_kept(toy_data, monkeypatch, mask_seen, n_features):
     data = dataclasses.replace(toy_data, mask_seen=mask_seen)
     monkeypatch.setattr(decoding, "JUDGES", 20)
     monkeypatch.setattr(decoding, "JUDGES_AT_ONCE", 7)
-    model = Mixture(data)
+    grid = {name: values[:3] for name, values in GRID.items()}  # so that loops are done soon
+    monkeypatch.setattr(decoding, "GRID", grid)
+    model = Mixture(data, n_features)
+    names = [name for name in grid if name != "features" or n_features]
     judges = np.flatnonzero(_some_targets(data.targets(VALIDATION), 20).lengths)
-    graph, profile = (model.hints[name].numpy() for name in GRID)
+    hints = [model.hints[name].numpy() for name in names]
 
     def ndcg(weights):
-        scores = model.noise.detach().numpy() + np.float32(weights[0]) * graph + np.float32(weights[1]) * profile
+        scores = model.noise.detach().numpy()
+        scores = scores + sum(np.float32(weight) * hint for weight, hint in zip(weights, hints, strict=True))
         gain = 0.0
         for user in judges:
             own, seen = int(data.validation.of(user)[0]), set(data.train.of(user).tolist() if mask_seen else [])
@@ -104,13 +69,17 @@ def test_the_best_combination_of_weights_is_kept(toy_data, monkeypatch, mask_see
             gain += 1 / np.log2(1 + rank) if rank <= CUTOFF else 0.0
         return gain / len(judges)
 
-    reached = {weights: ndcg(weights) for weights in itertools.product(*GRID.values())}
+    reached = {weights: ndcg(weights) for weights in itertools.product(*(grid[name] for name in names))}
     best = max(reached, key=reached.get)  # the first, so the smallest, of equal ones
-    assert min(best) > 0, "a case where both terms help"
+    assert sum(weight > 0 for weight in best) >= 2, "a case where terms help"
     got = choose_decoding(model, data, seed=0)
-    assert (got["first_graph"], got["first_profile"], got["first_popularity"]) == pytest.approx((*best, 0.0))
+    assert {name: got[f"first_{name}"] for name in names} == pytest.approx(dict(zip(names, best, strict=True)))
+    assert got["first_popularity"] == 0.0
     assert got["decoding_ndcg"] == pytest.approx(reached[best])
-    assert model.decoding.first.tolist() == pytest.approx([*best, 0.0])
+    chosen = dict(zip(TERMS, model.decoding.first.tolist(), strict=True))
+    assert chosen == pytest.approx(dict.fromkeys(TERMS, 0.0) | dict(zip(names, best, strict=True)))
+    assert model.decoding.deep[TERMS.index("graph")] == pytest.approx(got["deep_graph"])
+    assert ("deep_features" in got) == bool(n_features)
     assert got == choose_decoding(model, data, seed=0)
 
 
@@ -132,12 +101,12 @@ def test_first_places_and_the_rest_are_ranked_by_their_own_weights(monkeypatch):
     generator = torch.Generator().manual_seed(1)
     n_items, histories = 9, torch.tensor([[0, 1], [3, 0]])
     batch = SequenceBatch(torch.arange(2), histories, torch.tensor([2, 1]))
-    made = Decoding(n_items, 0)
+    made = Decoding(n_items, edges=0, successions=0)
     made.popularity.copy_(torch.randn(n_items, generator=generator))
     scores, profile = torch.randn(2, 2, n_items, generator=generator)
     assert made(scores, batch, lambda: profile) is scores  # no weights yet
-    made.first.copy_(torch.tensor([0.0, 2.0, 0.0]))
-    made.deep.copy_(torch.tensor([0.0, 0.0, 3.0]))
+    made.first.copy_(torch.tensor([0.0, 0.0, 0.0, 2.0, 0.0]))
+    made.deep.copy_(torch.tensor([0.0, 0.0, 0.0, 0.0, 3.0]))
     got = made(scores.clone(), batch, lambda: profile).numpy()
     for row in range(2):
         first, deep = (scores + 2 * profile)[row].numpy(), (scores[row] + 3 * made.popularity).numpy()

@@ -11,7 +11,7 @@ from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec import model as module
 from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
-from recsys_dagster.g2rec.decoding import neighbour_matrix
+from recsys_dagster.g2rec.evidence import EvidenceTables
 from recsys_dagster.g2rec.model import G2Rec, fitted, profile_arrays, train_g2rec
 from recsys_dagster.layers.repeats import UNIT
 from recsys_dagster.models import load_model
@@ -40,12 +40,12 @@ def memberships(n_items=24):
 def build(data, **changes):
     torch.manual_seed(0)
     columns, weights, ends, ids = profile_arrays(memberships(), data.n_items)
+    tables = EvidenceTables.of(GRAPH, data.train, None, 50)
     model = G2Rec(
         SMALL.model_copy(update=changes), n_items=data.n_items, max_length=data.max_length,
-        prototypes=len(ids), levels=len(ends), width=columns.shape[1], edges=len(GRAPH) * 2,
+        prototypes=len(ids), levels=len(ends), width=columns.shape[1], **tables.shape,
     )  # fmt: skip
-    popularity = data.train.popularity()
-    model.fill((columns, weights, ends), neighbour_matrix(GRAPH, popularity, most=50), popularity)
+    model.fill((columns, weights, ends), tables)
     return model.eval()
 
 
