@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from recsys_dagster.cli_common import Dataset, Json, console, not_materialized, print_json, read_config, stored
+from recsys_dagster.cli_common import Dataset, Json, console, not_materialized, print_json, stored
 from recsys_dagster.cli_llm import llm_app
 from recsys_dagster.errors import RecsysError
+from recsys_dagster.run_config import read_config
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,6 +174,7 @@ def _recommend_one(
 ) -> list[dict[str, Any]]:
     import numpy as np
 
+    from assets.models import require_current
     from recsys_dagster.models import MODEL_NAMES, load_model
     from resources.storage import AssetStore, local_directory
 
@@ -188,6 +190,7 @@ def _recommend_one(
         directory = local_directory(AssetStore().path(f"{model}_model", dataset, ""))
     except FileNotFoundError:
         not_materialized(f"{model}_model", dataset)
+    require_current({model: directory}, tables["interactions"], dataset)
 
     from recsys_dagster.evaluation.recommend import recommendations
     from recsys_dagster.training.data import SequenceData

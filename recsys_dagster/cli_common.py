@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -23,24 +22,6 @@ def console() -> Console:
 def print_json(value: Any) -> None:
     """Where programs read."""
     print(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def read_config(path: Path | None) -> dict[str, Any]:
-    """A run config in YAML; empty without a path."""
-    if path is None:
-        return {}
-    import yaml
-
-    mend = "expected a mapping such as {ops: {sasrec_model: {config: {epochs: 5}}}}."
-    try:
-        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecsysError(f"--config {path}: there is no such file.", mend="name an existing YAML file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecsysError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}.", mend=mend) from None
-    if not isinstance(contents, dict):
-        raise RecsysError(f"--config {path} holds {type(contents).__name__}.", mend=mend)
-    return contents
 
 
 def stored(asset: str, dataset: str) -> Any | None:

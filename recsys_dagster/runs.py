@@ -1,7 +1,6 @@
 """Execute the lineage for one dataset from the command line, and tell what happens while it does."""
 
 import os
-import re
 import threading
 import time
 import uuid
@@ -13,8 +12,10 @@ import dagster as dg
 from rich.console import Console
 
 from recsys_dagster.automation import everything, full_lineage
+from recsys_dagster.automation.failures import one_line
 from recsys_dagster.definitions import defs
 from recsys_dagster.errors import RecsysError
+from recsys_dagster.run_config import relevant
 from resources.instance import PROCESS_TAG, process_mark
 
 KEY_FIGURES = (
@@ -25,8 +26,6 @@ KEY_FIGURES = (
 
 RECOVERY = "adjusted_mutual_information"
 """Metadata of the one check whose figure is worth a line when it passes: were the planted interests found again?"""
-
-_PREFIX = re.compile(r"^[\w.]*\b\w*(?:Error|Exception|Failure): ")
 
 
 def lineage_job() -> dg.JobDefinition:
@@ -119,7 +118,7 @@ def execute(
             result = dg.execute_job(
                 dg.reconstructable(lineage_job if in_lineage(selection) else every_asset),
                 instance=instance,
-                run_config={**quiet, **relevant(config or {}, selection)},
+                run_config={**quiet, **relevant(config or {}, steps(), selection)},
                 tags=tags,
                 asset_selection=selection,
             )
@@ -131,13 +130,9 @@ def execute(
     return Outcome(result.success, result.run_id, reporter.errors, time.perf_counter() - started)
 
 
-def relevant(config: Mapping[str, Any], selection: Sequence[dg.AssetKey] | None) -> dict[str, Any]:
-    """Leave out settings of steps that are not selected, so that one file serves the whole lineage and parts of it."""
-    if selection is None or not isinstance(config.get("ops"), Mapping):
-        return dict(config)
-    steps = {key: defs.resolve_assets_def(key).op.name for key in defs.resolve_all_asset_keys()}
-    left_out = set(steps.values()) - {steps[key] for key in selection}
-    return {**config, "ops": {name: value for name, value in config["ops"].items() if name not in left_out}}
+def steps() -> dict[dg.AssetKey, str]:
+    """The step that makes each asset."""
+    return {key: defs.resolve_assets_def(key).op.name for key in defs.resolve_all_asset_keys()}
 
 
 class Reporter:
@@ -231,16 +226,3 @@ def key_figures(metadata: Mapping[str, Any]) -> str:
             shown = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
             parts.append(f"{name.removeprefix('dagster/').replace('_', ' ').replace('row count', 'rows')} {shown}")
     return ", ".join(parts[:4])
-
-
-def one_line(error: Any) -> str:
-    """What went wrong, in one line: our own error if the chain has one, else the outermost that is not Dagster's."""
-    chain = []
-    while error is not None:
-        chain.append(error)
-        error = error.cause
-    ours = [link for link in chain if link.cls_name == "RecsysError"]
-    users = [link for link in chain if not str(link.cls_name).startswith("Dagster")]
-    link = (ours or users or chain)[0]
-    text = " ".join(str(link.message).split())
-    return _PREFIX.sub("", text) if ours else f"{link.cls_name}: {_PREFIX.sub('', text)}"
