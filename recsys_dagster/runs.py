@@ -24,6 +24,9 @@ KEY_FIGURES = (
 )  # fmt: skip
 """Metadata shown on an asset's line, where it has them."""
 
+POLL_S = 0.25
+"""Seconds between two looks at the event log."""
+
 RECOVERY = "adjusted_mutual_information"
 """Metadata of the one check whose figure is worth a line when it passes: were the planted interests found again?"""
 
@@ -78,13 +81,13 @@ class Outcome:
 
     Attributes:
         success: every selected asset was made and no blocking check failed.
-        run_id: of the Dagster run.
+        run_id: of the Dagster run; None if there was none.
         errors: one line for each failed step, blocking check first.
         seconds: wall time.
     """
 
     success: bool
-    run_id: str
+    run_id: str | None
     errors: list[str]
     seconds: float
 
@@ -96,6 +99,8 @@ def execute(
     *,
     select: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    label: str = "",
 ) -> Outcome:
     """Run the lineage job of one dataset in this process and report each asset as it is done.
 
@@ -105,14 +110,16 @@ def execute(
         console: where progress goes.
         select: assets or groups; everything unless given.
         config: Dagster run config (``ops``, ``resources``).
+        tags: further tags of the run.
+        label: what each line of progress starts with.
     """
     started = time.perf_counter()
     token = uuid.uuid4().hex
-    tags = {"dagster/partition": dataset, "recsys/dataset": dataset, "recsys/token": token}
+    tags = {**(tags or {}), "dagster/partition": dataset, "recsys/dataset": dataset, "recsys/token": token}
     tags[PROCESS_TAG] = process_mark() or str(os.getpid())
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     selection = select_assets(select)
-    reporter = Reporter(instance, token, console)
+    reporter = Reporter(instance, token, console, label)
     try:
         with reporter:
             result = dg.execute_job(
@@ -138,13 +145,13 @@ def steps() -> dict[dg.AssetKey, str]:
 class Reporter:
     """Follows the event log of a run from a thread: one line per asset, one per failed check or step."""
 
-    def __init__(self, instance: dg.DagsterInstance, token: str, console: Console, interval_s: float = 0.25) -> None:
-        self._instance, self._token, self._console, self._interval_s = instance, token, console, interval_s
+    def __init__(self, instance: dg.DagsterInstance, token: str, console: Console, label: str = "") -> None:
+        self._instance, self._token, self._console, self._label = instance, token, console, label
         self._done, self._thread = threading.Event(), threading.Thread(target=self._follow, daemon=True)
         self._run_id: str | None = None
         self._cursor: str | None = None
         self._starts: dict[str, float] = {}
-        self._status = console.status("starting", spinner="dots") if console.is_terminal else None
+        self._status = console.status("starting", spinner="dots") if console.is_terminal and not label else None
         self.errors: list[str] = []
 
     def __enter__(self) -> "Reporter":
@@ -160,7 +167,7 @@ class Reporter:
             self._status.stop()
 
     def _follow(self) -> None:
-        while not self._done.wait(self._interval_s):
+        while not self._done.wait(POLL_S):
             self._read()
         self._read()
 
@@ -214,7 +221,9 @@ class Reporter:
     def _line(self, mark: str, colour: str, name: str, seconds: float | None, figures: str) -> None:
         took = "" if seconds is None else f"{seconds:.1f} s"
         rest = f"  [dim]{figures}[/]" if figures else ""
-        self._console.print(f"  [{colour}]{mark:<6}[/]  {name:<28} {took:>9}{rest}", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"{self._label}  [{colour}]{mark:<6}[/]  {name:<28} {took:>9}{rest}", highlight=False, soft_wrap=True
+        )
 
 
 def key_figures(metadata: Mapping[str, Any]) -> str:
