@@ -59,7 +59,9 @@ def check_failed_since(instance: dg.DagsterInstance, asset: str, check: str, dat
     """Whether a check of an asset failed for a dataset after a moment."""
     key = dg.AssetCheckKey(dg.AssetKey(asset), check)
     for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=500):
-        if record.create_timestamp < since:
+        if record.event is None:  # planned, and not evaluated yet
+            continue
+        if record.event.timestamp < since:
             return False
         if record.partition == dataset and record.status.value == "FAILED":
             return True
