@@ -15,6 +15,7 @@ import numpy as np
 
 from resources.instance import SETTINGS, WORKSPACE
 
+ROOT = Path(__file__).parents[2]
 N_ITEMS = 60
 GROUPS = [list(range(first, first + 10)) for first in range(0, N_ITEMS, 10)]
 """Items that are bought together."""
@@ -52,7 +53,7 @@ class World:
         (dagster / "workspace.yaml").write_text(WORKSPACE)
         self.env = {
             **os.environ, "RECSYS_HOME": str(self.home), "DAGSTER_HOME": str(dagster),
-            "RECSYS_DATASETS": str(self.registry), "PYTHONUNBUFFERED": "1",
+            "RECSYS_DATASETS": str(self.registry), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT),
         }  # fmt: skip
         self.env.pop("RECSYS_DATA_DIR", None)
 
@@ -84,7 +85,7 @@ class World:
                 process.wait(20)
 
 
-def wait_for(condition: Callable[[], object], what: str, log: Path, seconds: float = 240) -> None:
+def wait_for(condition: Callable[[], object], what: str, log: Path, seconds: float = 400) -> None:
     """Look twice a second until something is true."""
     end = time.monotonic() + seconds
     while not condition():
