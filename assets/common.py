@@ -103,8 +103,13 @@ def materialized(
     watch: Stopwatch,
     *settings: object,
     asset: str | None = None,
+    version: str | None = None,
 ) -> dg.MaterializeResult[Any]:
-    """The value of an asset with its metadata, seconds and the fingerprint of the settings that made it."""
+    """The value of an asset with its metadata, seconds and the fingerprint of the settings that made it.
+
+    `version` is its data version where Dagster's own (code version and versions of the inputs) would not tell a change:
+    where data comes in from outside.
+    """
     extra: dict[str, Any] = {"seconds": watch.seconds}
     if settings:
         extra["config_fingerprint"] = fingerprint(*settings)
@@ -112,7 +117,10 @@ def materialized(
             if isinstance(part, BaseModel) and type(part).model_fields:
                 extra[f"config_{type(part).__name__}"] = part.model_dump(mode="json")
     key = None if asset is None else dg.AssetKey(asset)
-    return dg.MaterializeResult(asset_key=key, value=value, metadata=plain({**metadata, **extra}))
+    data_version = None if version is None else dg.DataVersion(version)
+    return dg.MaterializeResult(
+        asset_key=key, value=value, metadata=plain({**metadata, **extra}), data_version=data_version
+    )
 
 
 def picture(draw: Any, *args: Any, **kwargs: Any) -> dg.MarkdownMetadataValue:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized
 from assets.tables import conform, definition_metadata
-from recsys_dagster.data.registry import get_dataset
+from recsys_dagster.data.registry import TIMETABLE, get_dataset
 from resources.storage import home
 
 SPLITS = ("train", "validation", "test")
@@ -46,12 +46,16 @@ def _output(table: str, description: str, *, kinds: set[str], code_version: str 
 )
 def raw_data(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
     """Read the source of a dataset."""
-    from recsys_dagster.data.readers import read_raw
-    from recsys_dagster.data.sources import data_directory
+    from recsys_dagster.data.readers import read_files
+    from recsys_dagster.data.sources import data_directory, fetch
+    from recsys_dagster.data.versions import fingerprint
 
     watch = Stopwatch()
     spec = get_dataset(context.partition_key)
-    raw = read_raw(spec, data_directory(), home())
+    files = fetch(spec, data_directory(), home() / "downloads")
+    # Taken before reading: a file that is replaced meanwhile differs from it, and is seen as changed the next time.
+    version = fingerprint(spec, files)
+    raw = read_files(spec, files)
     items = with_truth(raw.items, raw.truth)
     log = raw.interactions
     facts = {
@@ -61,10 +65,12 @@ def raw_data(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult
         "source": str(spec.source),
         "reader": str(spec.reader),
     }
-    settings = spec.model_dump(mode="json")
-    yield materialized(conform(log, "raw_interactions"), facts, watch, settings, asset="raw_interactions")
+    settings = spec.model_dump(mode="json", exclude={*TIMETABLE})
+    yield materialized(
+        conform(log, "raw_interactions"), facts, watch, settings, asset="raw_interactions", version=version
+    )
     about = {"items": len(items), "items_with_title": int((items["title"] != "").sum())}
-    yield materialized(conform(items, "raw_items"), about, watch, settings, asset="raw_items")
+    yield materialized(conform(items, "raw_items"), about, watch, settings, asset="raw_items", version=version)
 
 
 def with_truth(items: pd.DataFrame, truth: pd.DataFrame | None) -> pd.DataFrame:
@@ -117,7 +123,7 @@ def prepared_data(
         "kept_share": len(log) / len(raw_interactions),
         "protocol": str(spec.protocol),
     }
-    settings = spec.model_dump(mode="json")
+    settings = spec.model_dump(mode="json", exclude={*TIMETABLE})
     yield materialized(conform(log, "interactions"), facts, watch, settings, asset="interactions")
     yield materialized(conform(prepared.users, "users"), {"users": n_users}, watch, settings, asset="users")
     popularity = prepared.items["train_popularity"]

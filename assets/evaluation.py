@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from assets.common import COMMON, MULTI, OWNERS, Stopwatch, data_fingerprint, materialized, picture, sequence_data
-from assets.models import trained_models, trained_on
+from assets.models import require_current, trained_models, trained_on
 from assets.tables import conform, definition_metadata
 from recsys_dagster.data.registry import get_dataset
 from recsys_dagster.errors import RecsysError
@@ -114,6 +114,7 @@ def evaluated_models(
     protocol, device = get_dataset(dataset).protocol, gpu.runtime()["device"]
     data = sequence_data(dataset, interactions, users, items)
     core = dict(zip(CORE_MODELS, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
+    require_current(core, interactions, dataset)
     compared, stale = comparison_models(store, dataset, interactions)
     for name in stale:
         context.log.warning(f"{name}_model was trained on other interactions and is left out: run the job compare.")
@@ -192,6 +193,7 @@ def recommendations(
     watch = Stopwatch()
     data, device = sequence_data(context.partition_key, interactions, users, items), gpu.runtime()["device"]
     directories = dict(zip(CORE_MODELS, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
+    require_current(directories, interactions, context.partition_key)
     if not set(config.models) <= set(directories):
         directories |= comparison_models(store, context.partition_key, interactions)[0]
     if absent := [name for name in config.models if name not in directories]:

@@ -12,6 +12,7 @@ from pydantic import Field
 from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized, picture, plain
 from assets.partitions import datasets
 from assets.tables import conform, definition_metadata
+from recsys_dagster.errors import RecsysError
 from recsys_dagster.evaluation.plots import degree_distribution, histogram, over_nights
 from recsys_dagster.g2rec.sampling import CoengagementConfig
 from recsys_dagster.g2rec.soft_modularity import SoftConfig
@@ -163,6 +164,8 @@ def interests(
         limits = {"max_share": config.max_prototype_share, "max_drop": config.max_modularity_drop}
         reasons = collapse(facts["levels"], last, **limits)
     level_facts = _level_facts(facts, drift)
+    if last is not None:
+        level_facts["drift"] = _night_drift(drift, last.memberships["item_id"].nunique() / len(items))
     yield _guard(reasons, level_facts)
     if reasons:
         return
@@ -191,6 +194,16 @@ def interests(
     yield materialized(
         conform(described, "prototypes"), {**about, "prototype_sizes": sizes}, watch, config, asset="prototypes"
     )
+
+
+def _night_drift(drift: pd.DataFrame, known: float) -> float:
+    """Share of today's memberships that lie elsewhere than last night, new items included; the mean over levels.
+
+    Args:
+        drift: `moved_mass` of each level, among the items that were there last night.
+        known: share of today's items that were.
+    """
+    return float((1 - known * (1 - drift["moved_mass"])).mean())
 
 
 def _guard(reasons: list[str], facts: dict[str, Any]) -> dg.AssetCheckResult:
@@ -273,16 +286,32 @@ def _entropy_picture(memberships: pd.DataFrame) -> dg.MarkdownMetadataValue:
 
 
 @dg.asset(
-    **COMMON, group_name="g2rec", kinds={"numpy", "safetensors"}, code_version="1", io_manager_key="safetensors_io"
+    **COMMON, group_name="g2rec", kinds={"numpy", "safetensors"}, code_version="2", io_manager_key="safetensors_io"
 )
-def item_embeddings(sasrec_model: Path) -> dg.MaterializeResult[Any]:
-    """Item embeddings X (N x d) of the trained SASRec: what the prototypes' tokens are made of (G2Rec, Eq. 6)."""
+def item_embeddings(
+    context: dg.AssetExecutionContext, sasrec_model: Path, items: pd.DataFrame
+) -> dg.MaterializeResult[Any]:
+    """Item embeddings X (N x d) of the trained SASRec: what the prototypes' tokens are made of (G2Rec, Eq. 6).
+
+    Rows are today's items, found by their keys in the source. An item that came after the training has the mean vector
+    until SASRec is trained again.
+    """
     from recsys_dagster.baselines.sasrec import item_embeddings as embeddings_of
+    from recsys_dagster.data.item_keys import read_item_keys, rows_of
 
     watch = Stopwatch()
-    embeddings = embeddings_of(sasrec_model)
+    embeddings, kept = embeddings_of(sasrec_model), read_item_keys(sasrec_model)
+    keys = items["source_key"].tolist()
+    if kept is None and len(embeddings) != len(keys):
+        raise RecsysError(
+            f"sasrec_model of {context.partition_key} has {len(embeddings)} items and no keys of them, there are "
+            f"{len(keys)} now.",
+            mend=f"train it again: run the job train for {context.partition_key}.",
+        )
+    embeddings, known = rows_of(keys, embeddings, keys if kept is None else kept)
     norms = np.linalg.norm(embeddings, axis=1)
     metadata = {"items": len(embeddings), "dimension": embeddings.shape[1], "mean_norm": float(norms.mean())}
+    metadata |= {"untrained_items": int((~known).sum())}
     return materialized({"item_embeddings": embeddings}, metadata, watch)
 
 

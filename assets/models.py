@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ from assets.common import (
     sequence_data,
 )
 from recsys_dagster.baselines.config import SASRecConfig
+from recsys_dagster.data.item_keys import write_item_keys
+from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.config import G2RecConfig
 from recsys_dagster.larmi.config import LARMIConfig
 from recsys_dagster.training.config import TrainingConfig
@@ -55,6 +57,26 @@ def trained_on(directory: Path) -> dict[str, Any]:
     runtime = directory / RUNTIME_FILE
     facts: dict[str, Any] = json.loads(runtime.read_text(encoding="utf-8")) if runtime.exists() else {}
     return facts
+
+
+def require_current(directories: Mapping[str, Path], interactions: pd.DataFrame, dataset: str) -> None:
+    """Refuse models whose ids are not those of the stored tables.
+
+    Args:
+        directories: of stored models, by name.
+        interactions: the stored log.
+        dataset: for the message.
+
+    Raises:
+        RecsysError: a model was trained on other interactions.
+    """
+    now = data_fingerprint(interactions)
+    stale = [name for name, path in directories.items() if trained_on(path).get("interactions", now) != now]
+    if stale:
+        raise RecsysError(
+            f"dataset '{dataset}' was read again since {', '.join(stale)} was trained; users and items have other ids.",
+            mend=f"train again: run the job train for {dataset}.",
+        )
 
 
 class SASRecModelConfig(SASRecConfig, dg.Config):
@@ -150,10 +172,13 @@ def sasrec_model(
 
     data = sequence_data(context.partition_key, interactions, users, items)
     features = item_features(items) if config.features else None
-    return train_into_staging(
-        context, store, gpu, config, interactions, _entries(features),
-        lambda runtime, output, checkpoint: train_sasrec(data, config, runtime, output, checkpoint, features),
-    )  # fmt: skip
+
+    def trained(runtime: Any, output: Path, checkpoint: Path) -> dict[str, Any]:
+        facts = train_sasrec(data, config, runtime, output, checkpoint, features)
+        write_item_keys(output, items["source_key"].tolist())  # its vectors outlive the ids of today
+        return facts
+
+    return train_into_staging(context, store, gpu, config, interactions, _entries(features), trained)
 
 
 @dg.asset(**TRAINED, group_name="larmi", code_version="2")

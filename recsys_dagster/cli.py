@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,83 +13,54 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from recsys_dagster.cli_common import Dataset, Json, console, not_materialized, print_json, read_config, stored
+from recsys_dagster.cli_common import (
+    Dataset,
+    Json,
+    complete_dataset,
+    complete_selection,
+    console,
+    names,
+    not_materialized,
+    print_json,
+    stored,
+)
+from recsys_dagster.cli_datasets import datasets_app
 from recsys_dagster.cli_llm import llm_app
+from recsys_dagster.cli_operate import backfill, doctor
 from recsys_dagster.errors import RecsysError
+from recsys_dagster.run_config import read_config
 
 if TYPE_CHECKING:
     import pandas as pd
 
 app = typer.Typer(
     help="Raw interaction logs to two trained recommenders, LARMI and G2Rec. State lives under RECSYS_HOME (.recsys).",
+    epilog="Exit codes: 0 all done; 1 something failed, one line each on stderr says what and how to mend it; 2 no "
+    "such command or option; 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-datasets_app = typer.Typer(help="What is in datasets.toml.", no_args_is_help=True)
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(llm_app, name="llm")
 
 
-@datasets_app.command("list")
-def datasets_list(as_json: Json = False) -> None:
-    """List the datasets and where each one would be read from."""
-    from recsys_dagster.data.registry import load_registry
-
-    specs = load_registry().values()
-    if as_json:
-        print_json([spec.model_dump(mode="json") for spec in specs])
-        return
-    table = Table("dataset", "reader", "protocol", "titles", "source", box=None)
-    for spec in specs:
-        titles = "yes" if spec.has_titles else "no"
-        table.add_row(spec.name, spec.reader, spec.protocol, titles, str(spec.source or "generated"))
-    console().print(table)
-
-
-@datasets_app.command("describe")
-def datasets_describe(name: Annotated[str, typer.Argument(help="Name of the dataset.")], as_json: Json = False) -> None:
-    """Show every setting of a dataset, and its size once it has been materialized."""
-    from recsys_dagster.data.registry import get_dataset
-
-    settings = get_dataset(name).model_dump(mode="json")
-    tables = {asset: stored(asset, name) for asset in ("interactions", "users", "items")}
-    settings["materialized"] = {asset: len(table) for asset, table in tables.items() if table is not None}
-    if as_json:
-        print_json(settings)
-        return
-    table = Table("setting", "value", box=None)
-    for key, value in settings.items():
-        if value not in (None, "", {}, []):
-            table.add_row(
-                key, ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-            )
-    console().print(table)
-
-
-@datasets_app.command("fetch")
-def datasets_fetch(name: Annotated[str, typer.Argument(help="Name of the dataset.")]) -> None:
-    """Make the files of a dataset available locally, and check size and sha256."""
-    from recsys_dagster.data.registry import get_dataset
-    from recsys_dagster.data.sources import data_directory, fetch
-    from resources.storage import home
-
-    files = fetch(get_dataset(name), data_directory(), home() / "downloads")
-    for role, path in files.items():
-        console().print(f"{role}: {path}", highlight=False)
-    if not files:
-        console().print(f"{name} is generated; there is nothing to fetch.", highlight=False)
-
-
 @app.command()
 def materialize(
-    dataset: Annotated[list[str], typer.Option("--dataset", "-d", help="Dataset; may be given several times.")],
+    dataset: Annotated[
+        list[str],
+        typer.Option("--dataset", "-d", help="Dataset; several allowed.", autocompletion=complete_dataset),
+    ],
     select: Annotated[
-        list[str] | None, typer.Option("--select", "-s", help="Asset or group; several allowed. All without it.")
+        list[str] | None,
+        typer.Option(
+            "--select", "-s", help="Asset or group; several allowed. All without it.", autocompletion=complete_selection
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Dagster run config in YAML (ops, resources).")
     ] = None,
+    as_json: Json = False,
     more: Annotated[list[str] | None, typer.Argument(help="More names after --select.", show_default=False)] = None,
 ) -> None:
     """Run the lineage for each named dataset: one run each, a failed one does not stop the others."""
@@ -96,25 +68,26 @@ def materialize(
     from recsys_dagster.data.registry import get_dataset
     from resources.instance import fail_dead_runs, open_instance
 
-    for name in dataset:
-        get_dataset(name)
+    specs = [get_dataset(name) for name in names(dataset)]
     if more and not select:
         raise RecsysError(f"{' '.join(more)}: no option takes it.", mend="name assets and groups after --select.")
     select = [*(select or ()), *(more or ())]
     runs.select_assets(select)
-    settings, failed, out = read_config(config), [], console()
+    given, outcomes, out = read_config(config), {}, Console(soft_wrap=True, stderr=as_json)
     with open_instance() as instance:
         fail_dead_runs(instance)
-        for name in dict.fromkeys(dataset):
+        for name, spec in ((spec.name, spec) for spec in specs):
             out.print(f"[bold]{name}[/]: {', '.join(select) if select else 'the whole lineage'}", highlight=False)
-            outcome = runs.execute(instance, name, out, select=select, config=settings)
+            settings = given if config else read_config(spec.run_config_path)
+            outcome = outcomes[name] = runs.execute(instance, name, out, select=select, config=settings)
             state = "[green]finished[/]" if outcome.success else "[red]failed[/]"
             out.print(f"[bold]{name}[/] {state} in {outcome.seconds:.0f} s, run {outcome.run_id}", highlight=False)
             if not outcome.success:
-                failed.append(name)
                 for error in outcome.errors or ["the run failed; see its log in the UI"]:
                     print(f"error: {name}: {error}", file=sys.stderr)
-    if failed:
+    if as_json:
+        print_json([{"dataset": name, **asdict(outcome)} for name, outcome in outcomes.items()])
+    if not all(outcome.success for outcome in outcomes.values()):
         raise typer.Exit(1)
 
 
@@ -173,6 +146,7 @@ def _recommend_one(
 ) -> list[dict[str, Any]]:
     import numpy as np
 
+    from assets.models import require_current
     from recsys_dagster.models import MODEL_NAMES, load_model
     from resources.storage import AssetStore, local_directory
 
@@ -188,6 +162,7 @@ def _recommend_one(
         directory = local_directory(AssetStore().path(f"{model}_model", dataset, ""))
     except FileNotFoundError:
         not_materialized(f"{model}_model", dataset)
+    require_current({model: directory}, tables["interactions"], dataset)
 
     from recsys_dagster.evaluation.recommend import recommendations
     from recsys_dagster.training.data import SequenceData
@@ -223,6 +198,10 @@ def ui(
     except KeyboardInterrupt:
         code = 0
     raise typer.Exit(code)
+
+
+app.command()(backfill)
+app.command()(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

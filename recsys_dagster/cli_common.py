@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -11,7 +11,35 @@ from rich.console import Console
 
 from recsys_dagster.errors import RecsysError
 
-Dataset = Annotated[str, typer.Option("--dataset", "-d", help="Name of a dataset in datasets.toml.")]
+
+def complete_dataset(incomplete: str) -> list[str]:
+    """Datasets that go on as typed, for the shell; after a comma, the next one of a list."""
+    from recsys_dagster.data.registry import dataset_names
+
+    before, comma, last = incomplete.rpartition(",")
+    try:
+        return [f"{before}{comma}{name}" for name in dataset_names() if name.startswith(last)]
+    except RecsysError:  # a broken file is told by the command itself
+        return []
+
+
+def complete_selection(incomplete: str) -> list[str]:
+    """Assets and groups that go on as typed, for the shell."""
+    from recsys_dagster.definitions import defs
+
+    specs = defs.resolve_all_asset_specs()
+    known = {spec.key.to_user_string() for spec in specs} | {str(spec.group_name) for spec in specs}
+    return sorted(name for name in known if name.startswith(incomplete))
+
+
+def names(values: Iterable[str]) -> list[str]:
+    """Names given one by one or joined by commas, each once."""
+    return list(dict.fromkeys(name.strip() for value in values for name in value.split(",") if name.strip()))
+
+
+Dataset = Annotated[
+    str, typer.Option("--dataset", "-d", help="Name of a dataset in datasets.toml.", autocompletion=complete_dataset)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -23,24 +51,6 @@ def console() -> Console:
 def print_json(value: Any) -> None:
     """Where programs read."""
     print(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def read_config(path: Path | None) -> dict[str, Any]:
-    """A run config in YAML; empty without a path."""
-    if path is None:
-        return {}
-    import yaml
-
-    mend = "expected a mapping such as {ops: {sasrec_model: {config: {epochs: 5}}}}."
-    try:
-        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecsysError(f"--config {path}: there is no such file.", mend="name an existing YAML file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecsysError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}.", mend=mend) from None
-    if not isinstance(contents, dict):
-        raise RecsysError(f"--config {path} holds {type(contents).__name__}.", mend=mend)
-    return contents
 
 
 def stored(asset: str, dataset: str) -> Any | None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from recsys_dagster.cli_common import Dataset, Json, console, print_json, read_config, required, stored
+from recsys_dagster.cli_common import Dataset, Json, console, print_json, required, stored
 from recsys_dagster.errors import RecsysError
+from recsys_dagster.run_config import read_config
 
 if TYPE_CHECKING:
     from recsys_dagster.larmi.llm.cache import AnswerCache

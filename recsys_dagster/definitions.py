@@ -1,4 +1,4 @@
-"""The one place that composes assets, checks, resources, jobs and schedules."""
+"""The one place that composes assets, checks, resources, jobs, schedules and sensors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 import dagster as dg
 
 from assets import checks, comparisons, data, evaluation, g2rec, larmi, models
-from recsys_dagster.automation import JOBS, SCHEDULES
+from recsys_dagster.automation import JOBS, SCHEDULES, SENSORS
+from recsys_dagster.automation.nights import with_freshness
+from recsys_dagster.data.registry import load_registry
 from resources.compute import ComputeResource
 from resources.gpu import GpuResource
 from resources.llm import LlmResource
@@ -46,11 +48,12 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
     if unknown:
         raise KeyError(f"unknown resources {', '.join(unknown)}; expected some of {', '.join(resources)}")
     return dg.Definitions(
-        assets=dg.load_assets_from_modules(ASSET_MODULES),
+        assets=with_freshness(dg.load_assets_from_modules(ASSET_MODULES), load_registry().values()),
         asset_checks=dg.load_asset_checks_from_modules([checks]),
         resources={**resources, **overrides},
         jobs=list(JOBS),
         schedules=list(SCHEDULES),
+        sensors=list(SENSORS),
         # Steps of a run follow each other in one process: the stages are sequential anyway, each frees its tables
         # before the next one loads, and no step pays for importing torch again. Every run is a process of its own.
         executor=dg.in_process_executor,

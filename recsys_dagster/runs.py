@@ -1,7 +1,6 @@
 """Execute the lineage for one dataset from the command line, and tell what happens while it does."""
 
 import os
-import re
 import threading
 import time
 import uuid
@@ -13,8 +12,10 @@ import dagster as dg
 from rich.console import Console
 
 from recsys_dagster.automation import everything, full_lineage
+from recsys_dagster.automation.failures import one_line
 from recsys_dagster.definitions import defs
 from recsys_dagster.errors import RecsysError
+from recsys_dagster.run_config import relevant
 from resources.instance import PROCESS_TAG, process_mark
 
 KEY_FIGURES = (
@@ -23,10 +24,11 @@ KEY_FIGURES = (
 )  # fmt: skip
 """Metadata shown on an asset's line, where it has them."""
 
+POLL_S = 0.25
+"""Seconds between two looks at the event log."""
+
 RECOVERY = "adjusted_mutual_information"
 """Metadata of the one check whose figure is worth a line when it passes: were the planted interests found again?"""
-
-_PREFIX = re.compile(r"^[\w.]*\b\w*(?:Error|Exception|Failure): ")
 
 
 def lineage_job() -> dg.JobDefinition:
@@ -79,13 +81,13 @@ class Outcome:
 
     Attributes:
         success: every selected asset was made and no blocking check failed.
-        run_id: of the Dagster run.
+        run_id: of the Dagster run; None if there was none.
         errors: one line for each failed step, blocking check first.
         seconds: wall time.
     """
 
     success: bool
-    run_id: str
+    run_id: str | None
     errors: list[str]
     seconds: float
 
@@ -97,6 +99,8 @@ def execute(
     *,
     select: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    label: str = "",
 ) -> Outcome:
     """Run the lineage job of one dataset in this process and report each asset as it is done.
 
@@ -106,20 +110,22 @@ def execute(
         console: where progress goes.
         select: assets or groups; everything unless given.
         config: Dagster run config (``ops``, ``resources``).
+        tags: further tags of the run.
+        label: what each line of progress starts with.
     """
     started = time.perf_counter()
     token = uuid.uuid4().hex
-    tags = {"dagster/partition": dataset, "recsys/dataset": dataset, "recsys/token": token}
+    tags = {**(tags or {}), "dagster/partition": dataset, "recsys/dataset": dataset, "recsys/token": token}
     tags[PROCESS_TAG] = process_mark() or str(os.getpid())
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     selection = select_assets(select)
-    reporter = Reporter(instance, token, console)
+    reporter = Reporter(instance, token, console, label)
     try:
         with reporter:
             result = dg.execute_job(
                 dg.reconstructable(lineage_job if in_lineage(selection) else every_asset),
                 instance=instance,
-                run_config={**quiet, **relevant(config or {}, selection)},
+                run_config={**quiet, **relevant(config or {}, steps(), selection)},
                 tags=tags,
                 asset_selection=selection,
             )
@@ -131,25 +137,21 @@ def execute(
     return Outcome(result.success, result.run_id, reporter.errors, time.perf_counter() - started)
 
 
-def relevant(config: Mapping[str, Any], selection: Sequence[dg.AssetKey] | None) -> dict[str, Any]:
-    """Leave out settings of steps that are not selected, so that one file serves the whole lineage and parts of it."""
-    if selection is None or not isinstance(config.get("ops"), Mapping):
-        return dict(config)
-    steps = {key: defs.resolve_assets_def(key).op.name for key in defs.resolve_all_asset_keys()}
-    left_out = set(steps.values()) - {steps[key] for key in selection}
-    return {**config, "ops": {name: value for name, value in config["ops"].items() if name not in left_out}}
+def steps() -> dict[dg.AssetKey, str]:
+    """The step that makes each asset."""
+    return {key: defs.resolve_assets_def(key).op.name for key in defs.resolve_all_asset_keys()}
 
 
 class Reporter:
     """Follows the event log of a run from a thread: one line per asset, one per failed check or step."""
 
-    def __init__(self, instance: dg.DagsterInstance, token: str, console: Console, interval_s: float = 0.25) -> None:
-        self._instance, self._token, self._console, self._interval_s = instance, token, console, interval_s
+    def __init__(self, instance: dg.DagsterInstance, token: str, console: Console, label: str = "") -> None:
+        self._instance, self._token, self._console, self._label = instance, token, console, label
         self._done, self._thread = threading.Event(), threading.Thread(target=self._follow, daemon=True)
         self._run_id: str | None = None
         self._cursor: str | None = None
         self._starts: dict[str, float] = {}
-        self._status = console.status("starting", spinner="dots") if console.is_terminal else None
+        self._status = console.status("starting", spinner="dots") if console.is_terminal and not label else None
         self.errors: list[str] = []
 
     def __enter__(self) -> "Reporter":
@@ -165,7 +167,7 @@ class Reporter:
             self._status.stop()
 
     def _follow(self) -> None:
-        while not self._done.wait(self._interval_s):
+        while not self._done.wait(POLL_S):
             self._read()
         self._read()
 
@@ -219,7 +221,9 @@ class Reporter:
     def _line(self, mark: str, colour: str, name: str, seconds: float | None, figures: str) -> None:
         took = "" if seconds is None else f"{seconds:.1f} s"
         rest = f"  [dim]{figures}[/]" if figures else ""
-        self._console.print(f"  [{colour}]{mark:<6}[/]  {name:<28} {took:>9}{rest}", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"{self._label}  [{colour}]{mark:<6}[/]  {name:<28} {took:>9}{rest}", highlight=False, soft_wrap=True
+        )
 
 
 def key_figures(metadata: Mapping[str, Any]) -> str:
@@ -231,16 +235,3 @@ def key_figures(metadata: Mapping[str, Any]) -> str:
             shown = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
             parts.append(f"{name.removeprefix('dagster/').replace('_', ' ').replace('row count', 'rows')} {shown}")
     return ", ".join(parts[:4])
-
-
-def one_line(error: Any) -> str:
-    """What went wrong, in one line: our own error if the chain has one, else the outermost that is not Dagster's."""
-    chain = []
-    while error is not None:
-        chain.append(error)
-        error = error.cause
-    ours = [link for link in chain if link.cls_name == "RecsysError"]
-    users = [link for link in chain if not str(link.cls_name).startswith("Dagster")]
-    link = (ours or users or chain)[0]
-    text = " ".join(str(link.message).split())
-    return _PREFIX.sub("", text) if ours else f"{link.cls_name}: {_PREFIX.sub('', text)}"

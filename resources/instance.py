@@ -22,6 +22,11 @@ concurrency:
   # Datasets of a backfill that are worked on at the same time.
   runs:
     max_concurrent_runs: 2
+    # A dataset has one run at a time: two would write the same tables. The others wait.
+    tag_concurrency_limits:
+      - key: dagster/partition
+        value: {applyLimitPerUniqueValue: true}
+        limit: 1
 
 run_monitoring:
   enabled: true
@@ -85,6 +90,17 @@ def process_mark(pid: int | None = None) -> str | None:
     return f"{pid}:0"
 
 
+def runs_without_process(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Runs that were never ended and whose process is gone."""
+    unfinished = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+    dead = []
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=unfinished)):
+        mark = run.tags.get(PROCESS_TAG)
+        if mark is not None and process_mark(int(mark.partition(":")[0])) != mark:
+            dead.append(run)
+    return dead
+
+
 def fail_dead_runs(instance: dg.DagsterInstance) -> int:
     """Mark runs as failed whose process was killed, and free the pool slots that they held.
 
@@ -93,13 +109,9 @@ def fail_dead_runs(instance: dg.DagsterInstance) -> int:
     Returns:
         Number of runs that were found dead.
     """
-    unfinished = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
-    dead = 0
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=unfinished)):
-        mark = run.tags.get(PROCESS_TAG)
-        if mark is None or process_mark(int(mark.partition(":")[0])) == mark:
-            continue
-        instance.report_run_failed(run, message=f"The process {mark} that executed this run is gone.")
+    dead = runs_without_process(instance)
+    for run in dead:
+        message = f"The process {run.tags[PROCESS_TAG]} that executed this run is gone."
+        instance.report_run_failed(run, message=message)
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        dead += 1
-    return dead
+    return len(dead)

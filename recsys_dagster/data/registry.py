@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from recsys_dagster.data.timetable import Nightly, Retraining
 from recsys_dagster.errors import RecsysError
 
 Role = Literal["source", "items_source", "attributes_source"]
@@ -22,6 +23,12 @@ Role = Literal["source", "items_source", "attributes_source"]
 ROLES: tuple[Role, ...] = get_args(Role)
 FILE_NAME = "datasets.toml"
 ENVIRONMENT = "RECSYS_DATASETS"
+DEFAULTS = "defaults"
+"""Table of `datasets.toml` whose settings hold for every dataset that does not set them itself."""
+
+TIMETABLE = ("nightly", "retraining", "run_config")
+"""What `[defaults]` may set: how datasets are run by themselves."""
+
 MAX_LENGTH = {"leave_one_out": 50, "chronological_622": 20}
 """Longest history a model looks at, by protocol, where the dataset says nothing."""
 
@@ -75,6 +82,15 @@ class DatasetSpec(BaseModel):
     )
     duplicate_items: Literal["error", "first"] = Field("error", description="An item listed twice in the items file.")
     seed: int = Field(0, ge=0, description="Seed of the `sample` generator.")
+    nightly: Nightly | None = Field(
+        None, description="When the source is looked at again; the schedule is on where this is set, and not false."
+    )
+    retraining: Retraining | None = Field(
+        None, description="When the models follow, if they must; the schedule is on where this is set, and not false."
+    )
+    run_config: Path | None = Field(
+        None, description="Dagster run config in YAML for runs of this dataset that are given none."
+    )
     homepage: str = Field("", description="Where the data comes from.")
     note: str = Field("", description="Origin, licence, what to know.")
     folder: Path | None = Field(None, exclude=True, description="Folder of `datasets.toml`; set on loading.")
@@ -93,6 +109,11 @@ class DatasetSpec(BaseModel):
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError("a dataset's name may hold letters, digits, '_' and '-' only")
         return name
+
+    @field_validator("nightly", "retraining", mode="before")
+    @classmethod
+    def _switched_off(cls, value: object) -> object:
+        return None if value is False else value
 
     @field_validator("sha256")
     @classmethod
@@ -122,6 +143,11 @@ class DatasetSpec(BaseModel):
         """The places that are set, by role."""
         places = {"source": self.source, "items_source": self.items_source, "attributes_source": self.attributes_source}
         return {role: place for role in ROLES if (place := places[role]) is not None}
+
+    @property
+    def run_config_path(self) -> Path | None:
+        """`run_config` from the folder of `datasets.toml`."""
+        return None if self.run_config is None else (self.folder or Path()) / self.run_config.expanduser()
 
     @property
     def has_titles(self) -> bool:
@@ -155,8 +181,9 @@ def registry_path() -> Path:
 def load_registry(path: Path | None = None) -> dict[str, DatasetSpec]:
     """Read `datasets.toml` into one checked `DatasetSpec` an entry, in the order of the file.
 
-    An entry with ``extends = "other"`` takes every key of `other` that it does not set itself. Checksums, sizes and
-    file names of a place that it sets anew are not taken over.
+    What stands under ``[defaults]`` holds for every entry that does not set it; tables are merged key by key. An entry
+    with ``extends = "other"`` takes every key of `other` that it does not set itself. Checksums, sizes and file names
+    of a place that it sets anew are not taken over.
 
     Args:
         path: the file; `registry_path()` unless given.
@@ -177,10 +204,17 @@ def load_registry(path: Path | None = None) -> dict[str, DatasetSpec]:
             raise RecsysError(
                 f"{path}: '{name}' stands outside a dataset's table.", mend="put it under a header such as [my_data]."
             )
+    defaults = raw.pop(DEFAULTS, {})
+    for key in defaults:
+        if key not in TIMETABLE:
+            raise RecsysError(
+                f"{path}: [{DEFAULTS}] sets '{key}', which belongs to one dataset.",
+                mend=f"move it to the datasets' tables; [{DEFAULTS}] may set {', '.join(TIMETABLE)}.",
+            )
     if not raw:
         raise RecsysError(f"{path} has no dataset.", mend="add an entry such as [sample] with reader = 'sample'.")
     folder = path.resolve().parent
-    return {name: _spec(path, name, _resolve(path, raw, name, ()), folder) for name in raw}
+    return {name: _spec(path, name, _merged(defaults, _resolve(path, raw, name, ())), folder) for name in raw}
 
 
 def dataset_names(path: Path | None = None) -> list[str]:
@@ -225,6 +259,15 @@ def _resolve(path: Path, raw: dict[str, Any], name: str, trail: tuple[str, ...])
     return {**base, **own}
 
 
+def _merged(defaults: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry over the defaults; a table over a table key by key."""
+    both = {**defaults, **entry}
+    for key in defaults.keys() & entry.keys():
+        if isinstance(defaults[key], dict) and isinstance(entry[key], dict):
+            both[key] = {**defaults[key], **entry[key]}
+    return both
+
+
 def _spec(path: Path, name: str, entry: dict[str, Any], folder: Path) -> DatasetSpec:
     for reserved in ("name", "folder"):
         if reserved in entry:
@@ -234,7 +277,9 @@ def _spec(path: Path, name: str, entry: dict[str, Any], folder: Path) -> Dataset
     except ValidationError as error:
         first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    known = [*DatasetSpec.model_fields, "extends"] if len(first["loc"]) == 1 else list(Columns.model_fields)
+    tables: dict[str, type[BaseModel]] = {"nightly": Nightly, "retraining": Retraining}
+    table = tables.get(str(first["loc"][0]), Columns) if first["loc"] else Columns
+    known = [*DatasetSpec.model_fields, "extends"] if len(first["loc"]) == 1 else list(table.model_fields)
     if first["type"] == "extra_forbidden":
         last = str(first["loc"][-1])
         raise RecsysError(

@@ -1,13 +1,11 @@
 import subprocess
 import sys
-from datetime import datetime
 
 import dagster as dg
 import pytest
 
 from assets.partitions import datasets
 from assets.tables import TABLES
-from recsys_dagster.automation import nightly_recluster
 from recsys_dagster.definitions import build_definitions, defs
 from resources.gpu import GpuResource
 from resources.storage import AssetStore
@@ -91,11 +89,14 @@ def test_pools_keep_trainings_and_language_models_apart():
 
 def test_jobs_cover_what_they_say():
     assert {"full_lineage", "recluster", "train", "compare"} <= {job.name for job in defs.resolve_all_job_defs()}
-    made = {name: _assets_of(name) for name in ("full_lineage", "recluster", "train", "compare")}
+    made = {name: _assets_of(name) for name in ("full_lineage", "refresh", "recluster", "train", "compare")}
     assert made["full_lineage"] == set().union(*LINEAGE.values()) - LINEAGE["comparisons"]
     assert made["compare"] == LINEAGE["comparisons"] | {"metrics", "user_metrics", "leaderboard", "interest_report"}
     assert made["recluster"] == {"coengagement_graph", "soft_memberships", "prototypes", "interest_tokens"}
     assert {"sasrec_model", "larmi_model", "g2rec_model", "leaderboard"} <= made["train"]
+    assert made["refresh"] == LINEAGE["data"] | made["recluster"] | {"item_embeddings"}
+    # What a refresh leaves with old ids is all made anew by the training that follows.
+    assert made["refresh"] | made["train"] == made["full_lineage"]
     assert not made["train"] & LINEAGE["data"]
 
 
@@ -103,31 +104,16 @@ def _assets_of(job: str) -> set[str]:
     return {key.to_user_string() for key in defs.resolve_job_def(job).asset_layer.selected_asset_keys}
 
 
-def _materialize(instance: dg.DagsterInstance, asset: str, partition: str) -> None:
-    instance.report_runless_asset_event(dg.AssetMaterialization(asset_key=asset, partition=partition))
-
-
-def test_nightly_schedule_asks_for_one_run_per_ready_dataset():
-    with dg.instance_for_test() as instance:
-        night = datetime(2026, 1, 2, 2, 0)
-
-        def tick():
-            context = dg.build_schedule_context(
-                instance=instance, scheduled_execution_time=night, repository_def=defs.get_repository_def()
-            )
-            return nightly_recluster.evaluate_tick(context)
-
-        assert tick().run_requests == []
-        assert "full_lineage" in tick().skip_message
-        for partition in ("sample_622", "sample"):
-            _materialize(instance, "interactions", partition)
-            _materialize(instance, "item_embeddings", partition)
-        _materialize(instance, "interactions", "beauty")  # no model yet, so nothing to make tokens of
-        requests = tick().run_requests
-        assert [request.partition_key for request in requests] == ["sample", "sample_622"]
-        assert [request.run_key for request in requests] == ["2026-01-02-sample", "2026-01-02-sample_622"]
-    assert nightly_recluster.cron_schedule == "0 2 * * *"
-    assert nightly_recluster.default_status == dg.DefaultScheduleStatus.STOPPED
+def test_every_dataset_has_its_nights_and_weeks():
+    repository = defs.get_repository_def()
+    schedules = {schedule.name: schedule for schedule in repository.schedule_defs}
+    names = {name.replace("-", "__") for name in datasets.get_partition_keys()}
+    assert set(schedules) == {f"{when}_{name}" for when in ("nightly", "weekly") for name in names}
+    assert {schedule.default_status for schedule in schedules.values()} == {dg.DefaultScheduleStatus.STOPPED}
+    assert {schedule.job_name for name, schedule in schedules.items() if name.startswith("nightly")} == {"refresh"}
+    assert {sensor.name: sensor.default_status.value for sensor in repository.sensor_defs} == {
+        "source_arrivals": "STOPPED", "run_failed": "RUNNING",
+    }  # fmt: skip
 
 
 def test_resource_overrides_replace_defaults_and_move_the_io_managers(tmp_path):

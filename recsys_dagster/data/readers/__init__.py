@@ -12,11 +12,11 @@ import pandas as pd
 
 from recsys_dagster.data.raw import RawLog
 from recsys_dagster.data.readers import amazon, movielens, sequences, table
-from recsys_dagster.data.registry import DatasetSpec
+from recsys_dagster.data.registry import DatasetSpec, Role
 from recsys_dagster.data.sample import generate_sample
 from recsys_dagster.data.sources import fetch
 
-__all__ = ["RawLog", "keep_earliest", "read_raw"]
+__all__ = ["RawLog", "keep_earliest", "read_files", "read_raw"]
 
 _READERS = {
     "amazon": amazon.read,
@@ -27,7 +27,7 @@ _READERS = {
 
 
 def read_raw(spec: DatasetSpec, data_dir: Path | None, home: Path) -> RawLog:
-    """Read a dataset as its source gives it.
+    """Fetch a dataset's files and read them.
 
     Args:
         spec: the dataset.
@@ -37,9 +37,18 @@ def read_raw(spec: DatasetSpec, data_dir: Path | None, home: Path) -> RawLog:
     Raises:
         RecsysError: a file is missing, has the wrong checksum, or holds something unreadable.
     """
+    return read_files(spec, fetch(spec, data_dir, home / "downloads"))
+
+
+def read_files(spec: DatasetSpec, files: dict[Role, Path]) -> RawLog:
+    """Read a dataset as its files give it (`fetch` returns them; the `sample` generator has none).
+
+    Raises:
+        RecsysError: a file holds something unreadable.
+    """
     if spec.reader == "sample":
         return generate_sample(seed=spec.seed)
-    raw = _READERS[spec.reader](spec, fetch(spec, data_dir, home / "downloads"))
+    raw = _READERS[spec.reader](spec, files)
     if spec.repeats == "earliest":
         raw = RawLog(keep_earliest(raw.interactions), raw.items, raw.truth)
     return raw

@@ -1,14 +1,17 @@
-"""Jobs and the nightly schedule."""
-
-from collections.abc import Iterator
+"""The jobs."""
 
 import dagster as dg
 
 from assets.comparisons import GROUP
 from assets.partitions import datasets
 
+DATA = ("raw_interactions", "raw_items", "interactions", "users", "items", "negatives")
 RECLUSTER = ("coengagement_graph", "soft_memberships", "prototypes", "interest_tokens")
 TRAIN = (
+    "user_clusters",
+    "user_cliques",
+    "representative_users",
+    "representative_clusters",
     "popularity_model",
     "sasrec_model",
     "item_embeddings",
@@ -21,8 +24,7 @@ TRAIN = (
     "recommendations",
     "interest_report",
 )
-NEEDED_AT_NIGHT = ("interactions", "item_embeddings")
-"""What a dataset must have before the nightly job can run on it: its data, and the embeddings of its last training."""
+REFRESH = (*DATA, "item_embeddings", *RECLUSTER)
 
 COMPARISONS = dg.AssetSelection.groups(GROUP)
 EVALUATED = ("metrics", "user_metrics", "leaderboard", "interest_report")
@@ -47,6 +49,13 @@ everything = dg.define_asset_job(
     partitions_def=datasets,
     description="`full_lineage` and `compare` in one. The command line takes single assets from it (`--select`).",
 )
+refresh = dg.define_asset_job(
+    "refresh",
+    selection=dg.AssetSelection.assets(*REFRESH),
+    partitions_def=datasets,
+    description="A dataset's source read again, and its graph, memberships, prototypes and tokens renewed from it. "
+    "Models are not trained again. Nights and arrivals run it.",
+)
 recluster = dg.define_asset_job(
     "recluster",
     selection=dg.AssetSelection.assets(*RECLUSTER),
@@ -58,34 +67,8 @@ train = dg.define_asset_job(
     "train",
     selection=dg.AssetSelection.assets(*TRAIN),
     partitions_def=datasets,
-    description="All models of one dataset on its stored clusters and memberships, then metrics, leaderboard, "
-    "recommendations and report.",
+    description="All models of one dataset on its stored data and memberships (LARMI's clusters and cliques are made "
+    "anew, they hold the ids of the data), then metrics, leaderboard, recommendations and report.",
 )
 
-
-@dg.schedule(
-    name="nightly_recluster",
-    job=recluster,
-    cron_schedule="0 2 * * *",
-    default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="At 02:00: graph, memberships, prototypes and tokens again, one run for each dataset that has been "
-    "materialized before (its `interactions` and `item_embeddings` exist). Datasets never materialized are left alone.",
-)
-def nightly_recluster(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Ask for one run of `recluster` for each dataset that is ready for it."""
-    keys = [dg.AssetKey(name) for name in NEEDED_AT_NIGHT]
-    ready = set(datasets.get_partition_keys())
-    for key in keys:
-        ready &= set(context.instance.get_materialized_partitions(key))
-    if not ready:
-        yield dg.SkipReason("No dataset has been materialized yet: run full_lineage for one first.")
-    night = f"{context.scheduled_execution_time:%Y-%m-%d}"
-    for partition in datasets.get_partition_keys():
-        if partition in ready:
-            yield dg.RunRequest(
-                run_key=f"{night}-{partition}", partition_key=partition, tags={"recsys/dataset": partition}
-            )
-
-
-JOBS = (full_lineage, recluster, train, compare, everything)
-SCHEDULES = (nightly_recluster,)
+JOBS = (full_lineage, refresh, recluster, train, compare, everything)
