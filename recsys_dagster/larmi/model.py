@@ -86,19 +86,27 @@ class LARMI(SequentialModel):
         return capsules + self._align(capsules, semantic, present), valid
 
     def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        """Eq. 12 at every position; every round(1 / lambda) steps Eq. 10 is added (Eq. 13, the paper's 4.4.1)."""
+        """Eq. 12 at every position, and Eq. 10 (Eq. 13) by the update strategy."""
         assert batch.targets is not None
         mask = batch.mask
         interests, valid = self.interests(batch)
         loss = catalogue_cross_entropy(
             interests[mask], self.items.weight, batch.targets[mask], valid[mask], self.repeats.prefixes(batch)
         )
-        weight = self.config.contrastive_weight
-        if weight > 0 and self.synthesized and step % max(round(1 / weight), 1) == 0:
-            contrast = contrastive_loss(self.items.weight, self.synthesized, self.config.contrastive_temperature)
-            # the step stands for the round(1 / lambda) steps that it is taken in, each of weight lambda
-            loss = loss + contrast
+        weight = self._contrastive_weight(step)
+        if weight > 0 and self.synthesized:
+            loss = loss + weight * contrastive_loss(
+                self.items.weight, self.synthesized, self.config.contrastive_temperature
+            )
         return loss, {}
+
+    def _contrastive_weight(self, step: int) -> float:
+        """What the contrastive loss counts in a step: the paper's two update strategies (Section 4.4.1)."""
+        weight = self.config.contrastive_weight
+        if self.config.contrastive_update == "weighted" or weight == 0:
+            return weight
+        # one step stands for the round(1 / lambda) steps that it is taken in, each of weight lambda
+        return 1.0 if step % max(round(1 / weight), 1) == 0 else 0.0
 
     def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
         """Eq. 11: the best inner product of an item with the interests of the whole history, plus the repeat bias."""
