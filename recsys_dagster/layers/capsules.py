@@ -7,8 +7,21 @@ import torch
 
 def squash(x: torch.Tensor) -> torch.Tensor:
     """Shorten vectors to a length below 1 and keep their direction: ||x||^2 / (1 + ||x||^2) * x / ||x||."""
-    squared = x.square().sum(-1, keepdim=True)
-    return x * squared.sqrt() / (1 + squared)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # its gradient at 0 is 0, that of a square root is not
+    return x * (norm / (1 + norm.square()))
+
+
+def visible_prefixes(mask: torch.Tensor) -> torch.Tensor:
+    """Items that the prefix ending at t has: bool [batch, t, length], of a mask of real positions [batch, length]."""
+    length = mask.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+    return causal & mask[:, None, :]
+
+
+def recency_decay(rate: torch.Tensor, length: int) -> torch.Tensor:
+    """exp(-rate * steps back) of every position j in every prefix t: float [length, length]; j <= t matters."""
+    place = torch.arange(length, device=rate.device)
+    return torch.exp(-rate * (place[:, None] - place).clamp(min=0))
 
 
 def dynamic_routing(
@@ -18,14 +31,31 @@ def dynamic_routing(
     valid: torch.Tensor,
     rounds: int,
     decay: torch.Tensor | None = None,
+    maps: torch.Tensor | None = None,
 ) -> torch.Tensor:
+    """The capsules m of `route`, without the weights."""
+    return route(mapped, visible, logits, valid, rounds, decay, maps)[0]
+
+
+def route(
+    mapped: torch.Tensor,
+    visible: torch.Tensor,
+    logits: torch.Tensor,
+    valid: torch.Tensor,
+    rounds: int,
+    decay: torch.Tensor | None = None,
+    maps: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Route items to interests by agreement, for many prefixes of each history at once.
 
     A round: b = softmax of the logits over the *interests*, m_k = sum_j b_jk W v_j (Eq. 14), logits_jk += W v_j . e_k
     with e_k the squashed m_k (Eq. 15). Gradients flow through the last round alone; the routing itself is no parameter.
 
+    Sums and inner products are two batched matrix products a round; the vectors are never repeated for each interest.
+    That holds with a map for each interest too, since sum_j b_jk W_k v_j = W_k sum_j b_jk v_j.
+
     Args:
-        mapped: W v, float [batch, length, d].
+        mapped: W v, float [batch, length, d]; v itself where `maps` are given.
         visible: bool [batch, prefixes, length]; which items a prefix has. Applied after the softmax, so padding
             neither takes part nor shifts the weights.
         logits: starting logits, float [length, K] or [batch, length, K]; fixed, so that scoring is deterministic.
@@ -33,33 +63,38 @@ def dynamic_routing(
         rounds: how often the weights are computed, at least 1.
         decay: float [prefixes, length]; what an item counts in a prefix, for example less when it is old. 1 unless
             given.
+        maps: W_k, float [K, d, d]; a map for each interest in place of one for all.
 
     Returns:
-        m, float [batch, prefixes, K, d]; zero where an interest is not valid.
+        m, float [batch, prefixes, K, d], zero where an interest is not valid; and the weights of the last round, float
+        [batch, prefixes, K, length], zero where an interest is not valid or an item not visible.
     """
-    fixed = mapped.detach()
-    seen = visible[:, :, None, :]  # [batch, prefixes, 1, length]
+    seen = visible[:, :, None, :].to(mapped.dtype)  # [batch, prefixes, 1, length]
+    if decay is not None:
+        seen = seen * decay[:, None, :]
+    fixed, fixed_seen = mapped.detach(), seen.detach()
+    fixed_maps = None if maps is None else maps.detach()
     g = logits.movedim(-1, -2).to(mapped)  # [(batch,) K, length]
     g = g[None, None] if g.dim() == 2 else g[:, None]
-    g = g.masked_fill(~valid[..., None], -torch.inf)
-    for turn in range(rounds):
-        weights = torch.softmax(g, dim=2).masked_fill(~seen, 0.0)  # [batch, prefixes, K, length]
-        if decay is not None:
-            weights = weights * decay[:, None, :]
-        if turn == rounds - 1:
-            break
-        e = squash(_gather(weights.detach(), fixed))
-        g = g + _agree(e, fixed)
-    return _gather(weights, mapped)
+    if not bool(valid.all()):
+        g = g.masked_fill(~valid[..., None], -torch.inf)
+    for _ in range(rounds - 1):
+        e = squash(_gather(torch.softmax(g, dim=2) * fixed_seen, fixed, fixed_maps))
+        g = g + _agree(e, fixed, fixed_maps)
+    weights = torch.softmax(g, dim=2) * seen
+    return _gather(weights, mapped, maps), weights
 
 
-def _gather(weights: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """sum_j weights[b, t, k, j] vectors[b, j] as one batched matrix product."""
+def _gather(weights: torch.Tensor, vectors: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
+    """sum_j weights[b, t, k, j] vectors[b, j] as one batched matrix product, then W_k where there are maps."""
     batch, prefixes, interests, length = weights.shape
-    return torch.bmm(weights.reshape(batch, -1, length), vectors).view(batch, prefixes, interests, -1)
+    m = torch.bmm(weights.reshape(batch, -1, length), vectors).view(batch, prefixes, interests, -1)
+    return m if maps is None else (m[..., None, :] @ maps.transpose(1, 2))[..., 0, :]
 
 
-def _agree(capsules: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """Inner products of every capsule [b, t, k] with every item [b, j]."""
+def _agree(capsules: torch.Tensor, vectors: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
+    """Inner products of every capsule [b, t, k] with every item [b, j], or of W_k' times it where there are maps."""
     batch, prefixes, interests, d = capsules.shape
+    if maps is not None:
+        capsules = (capsules[..., None, :] @ maps)[..., 0, :]
     return torch.bmm(capsules.reshape(batch, -1, d), vectors.transpose(1, 2)).view(batch, prefixes, interests, -1)
