@@ -1,9 +1,9 @@
-"""What each part of LARMI is worth: its Tables 2, 3, 5 and 6 and Figures 4 and 5, the same training with one thing changed.
+"""What each part of LARMI is worth: the same training with one thing changed (its Tables 2, 3 and 6, Figures 4 and 5).
 
 Parts, each beside the whole model: `ablations` (w/o-sem, w/o-col, w/o-com, w/o-rep, and the greedy solver), `solvers`,
 `lambda` (the weight of the contrastive loss under both update strategies), `interests` (K). Everything stands on the
-train split and the local clusterer; the figures are of the test split, ranked in the whole catalogue. `against_whole` is
-a paired test of Recall@20 over users, the mean over seeds of each.
+train split and the local clusterer; the figures are of the test split, ranked in the whole catalogue. `against_whole`
+is a paired test of Recall@20 over users, the mean over seeds of each.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ class Trials:
         test = ttest_rel(own, other)
         low, high = test.confidence_interval()
         values = {
-            "relative": own.mean() / other.mean() - 1, "difference": own.mean() - other.mean(), "low": low, "high": high,
-            "p_value": test.pvalue,
+            "relative": own.mean() / other.mean() - 1, "difference": own.mean() - other.mean(),
+            "low": low, "high": high, "p_value": test.pvalue,
         }  # fmt: skip
         return {name: round(float(value), 4) for name, value in values.items()}
 
@@ -155,7 +155,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         parts[part] = {}
         for name, variant in PARTS[part].items():
             found = trials.measured(variant)
-            parts[part][name] = found if name == WHOLE else {**found, "against_whole": trials.against(variant, Variant())}
+            parts[part][name] = (
+                found if name == WHOLE else {**found, "against_whole": trials.against(variant, Variant())}
+            )
             print(part, name, parts[part][name], flush=True)
     return {"dataset": options.dataset, "seeds": options.seeds, "parts": parts}
 

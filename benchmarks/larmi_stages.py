@@ -1,4 +1,4 @@
-"""LARMI's stages before its model, for benchmarks: clusters of users, synthesized users, the selection, its clusters."""
+"""LARMI's stages before its model, for benchmarks: clusters, synthesized users, the selection and its clusters."""
 
 from __future__ import annotations
 

@@ -28,9 +28,18 @@ class LARMIConfig(TrainingConfig):
     )
     contrastive_update: Literal["periodic", "weighted"] = Field(
         "periodic",
-        description="periodic: the contrastive loss is taken whole every round(1 / lambda) steps; weighted: times lambda "
-        "in every step (Eq. 13), which costs more time",
+        description="periodic: the contrastive loss is taken whole every round(1 / lambda) steps; weighted: times "
+        "lambda in every step (Eq. 13), which costs more time",
     )
     contrastive_temperature: float = Field(0.1, gt=0, description="Tau of the contrastive loss")
+    similarity: Literal["cosine", "inner"] = Field(
+        "cosine", description="Score of an item: cosine over a learned temperature, or inner product (Eq. 11)"
+    )
+    features: bool = Field(
+        False, description="Add the mean vector of the words of an item's text (titles, categories, attributes) to it"
+    )
+    crowd: bool = Field(
+        True, description="Add the mean vector of the synthesized users' interests that an item stands in to it"
+    )
     semantic: bool = Field(True, description="Use the language model's clusters of each user (off: ablation w/o-sem)")
     collaborative: bool = Field(True, description="Use the capsules (off: ablation w/o-col)")
