@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from recsys_dagster.training.config import NextItemConfig, TrainingConfig
+from recsys_dagster.training.config import MultiInterestConfig, NextItemConfig, TrainingConfig
 
 
 class PairwiseConfig(TrainingConfig):
@@ -67,3 +67,45 @@ class SASRecConfig(NextItemConfig):
     layers: int = Field(2, ge=1, description="Transformer blocks")
     heads: int = Field(2, ge=1, description="Attention heads; divides dimension")
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout of embeddings, attention and feed-forward layers")
+
+
+class RoutedConfig(MultiInterestConfig):
+    """What the models with dynamic routing share."""
+
+    interests: int = Field(4, ge=1, description="K, the most interests of a user; a short history has fewer")
+    routing_rounds: int = Field(3, ge=1, description="Rounds of dynamic routing")
+    recency: bool = Field(True, description="Learn how much less an item counts for each step back, as LARMI does")
+
+
+class MINDConfig(RoutedConfig):
+    """Multi-interest network with dynamic routing (Li et al., 2019) with full cross-entropy."""
+
+
+class ComiRecDRConfig(RoutedConfig):
+    """Controllable multi-interest framework with dynamic routing (Cen et al., 2020) with full cross-entropy."""
+
+    interests: int = Field(2, ge=1, description="K, the most interests of a user; a short history has fewer")
+
+
+class ComiRecSAConfig(MultiInterestConfig):
+    """Controllable multi-interest framework with self-attention (Cen et al., 2020) with full cross-entropy."""
+
+    hidden: int = Field(4, ge=1, description="d_a over d: width of the attention's hidden layer")
+
+
+class Re4Config(ComiRecSAConfig):
+    """Re-contrast, re-attend, re-construct (Zhang et al., 2022) with full cross-entropy."""
+
+    contrast_weight: float = Field(0.1, ge=0, description="Weight of the re-contrast loss")
+    contrast_temperature: float = Field(0.1, gt=0, description="Temperature of the re-contrast loss")
+    attend_weight: float = Field(0.01, ge=0, description="Weight of the re-attend loss")
+    construct_weight: float = Field(0.1, ge=0, description="Weight of the re-construct loss")
+
+
+class REMIConfig(ComiRecSAConfig):
+    """ComiRec-SA trained with hard negatives and routing regularisation (Xie et al., 2023)."""
+
+    interests: int = Field(8, ge=1, description="K, the most interests of a user")
+
+    hardness: float = Field(0.5, ge=0, description="Beta of the negatives' distribution; 0 is full cross-entropy")
+    routing_weight: float = Field(1.0, ge=0, description="Weight of the routing regularisation")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from recsys_dagster.training.config import TrainingConfig
@@ -22,8 +24,22 @@ class LARMIConfig(TrainingConfig):
         0.1,
         ge=0,
         le=1,
-        description="Lambda: the contrastive loss is taken every round(1 / lambda) steps; 0 leaves it out",
+        description="Lambda, the weight of the contrastive loss; 0 leaves it out",
+    )
+    contrastive_update: Literal["periodic", "weighted"] = Field(
+        "periodic",
+        description="periodic: the contrastive loss is taken whole every round(1 / lambda) steps; weighted: times "
+        "lambda in every step (Eq. 13), which costs more time",
     )
     contrastive_temperature: float = Field(0.1, gt=0, description="Tau of the contrastive loss")
+    similarity: Literal["cosine", "inner"] = Field(
+        "cosine", description="Score of an item: cosine over a learned temperature, or inner product (Eq. 11)"
+    )
+    features: bool = Field(
+        False, description="Add the mean vector of the words of an item's text (titles, categories, attributes) to it"
+    )
+    crowd: bool = Field(
+        True, description="Add the mean vector of the synthesized users' interests that an item stands in to it"
+    )
     semantic: bool = Field(True, description="Use the language model's clusters of each user (off: ablation w/o-sem)")
     collaborative: bool = Field(True, description="Use the capsules (off: ablation w/o-col)")

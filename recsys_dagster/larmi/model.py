@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn import functional
 
+from recsys_dagster.data.features import ItemFeatures
 from recsys_dagster.larmi.config import LARMIConfig
 from recsys_dagster.larmi.contrastive import SynthesizedUser, contrastive_loss, synthesized_users
-from recsys_dagster.layers.capsules import dynamic_routing
+from recsys_dagster.larmi.memberships import cluster_members, cluster_table, interest_features
+from recsys_dagster.layers.capsules import recency_decay, route, visible_prefixes
+from recsys_dagster.layers.collapse import collapse_measures
+from recsys_dagster.layers.features import FeatureVectors
+from recsys_dagster.layers.interests import best_interest_scores, first_interests
 from recsys_dagster.layers.pooling import prefix_cluster_pooling
 from recsys_dagster.layers.repeats import RepeatBias
+from recsys_dagster.layers.similarity import Similarity
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.loop import SequentialModel
@@ -25,6 +33,25 @@ ROUTING_SEED = 2027
 """Of the starting logits of the routing: part of the model, not of the training run."""
 
 
+@dataclass(frozen=True)
+class Anatomy:
+    """What the interests of whole histories are made of; F counts the semantic clusters.
+
+    Attributes:
+        vectors: o of Eq. 4, float [batch, K, d].
+        valid: bool [batch, K]; the interest exists.
+        routing: b of Eq. 14, recency included, float [batch, K, length]; 0 without the capsules.
+        attention: alpha_j of Eq. 2, float [batch, F, length]; 0 for items that the cluster does not have.
+        alignment: alpha_kf, float [batch, K, F]; 0 without the semantic clusters, the identity without the capsules.
+    """
+
+    vectors: torch.Tensor
+    valid: torch.Tensor
+    routing: torch.Tensor
+    attention: torch.Tensor
+    alignment: torch.Tensor
+
+
 class LARMI(SequentialModel):
     """A user's interests o_k = m_k + z_k, scored by the best of them.
 
@@ -33,9 +60,24 @@ class LARMI(SequentialModel):
         n_items: size of the catalogue.
         max_length: longest history.
         memberships: how many rows the table of clusters has (`cluster_table`); the rows are part of the state.
+        n_features: number of words that items have; 0 for a model without.
+        feature_entries: number of (item, word) pairs.
+        crowd_interests: number of interests of synthesized users that items stand in; 0 for a model without.
+        crowd_entries: number of (item, interest) pairs.
     """
 
-    def __init__(self, config: LARMIConfig, *, n_items: int, max_length: int, memberships: int) -> None:
+    def __init__(
+        self,
+        config: LARMIConfig,
+        *,
+        n_items: int,
+        max_length: int,
+        memberships: int,
+        n_features: int = 0,
+        feature_entries: int = 0,
+        crowd_interests: int = 0,
+        crowd_entries: int = 0,
+    ) -> None:
         super().__init__(n_items, max_length)
         self.config = config
         d = config.dimension
@@ -47,8 +89,11 @@ class LARMI(SequentialModel):
         # per step back in time: of the clusters' attention, of the capsules
         self.recency = nn.Parameter(torch.zeros(2))
         self.repeats = RepeatBias()
+        self.similarity = Similarity(config.similarity)
         nn.init.normal_(self.items.weight, std=d**-0.5)
         nn.init.eye_(self.capsule_map.weight)  # a capsule starts as a weighted sum of item vectors
+        self.features = FeatureVectors(n_items, n_features, feature_entries, d) if n_features else None
+        self.crowd = FeatureVectors(n_items, crowd_interests, crowd_entries, d) if crowd_interests else None
         generator = torch.Generator().manual_seed(ROUTING_SEED)
         self.register_buffer("routing_logits", torch.randn(max_length, config.interests, generator=generator))
         self.register_buffer("cluster_keys", torch.zeros(memberships, dtype=torch.int64))
@@ -58,115 +103,175 @@ class LARMI(SequentialModel):
         self.cluster_values: torch.Tensor
         self.synthesized: list[SynthesizedUser] = []
 
-    def interests(self, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def item_vectors(self) -> torch.Tensor:
+        """v, float [N, d]: each item's own vector, and what it shares with others through words and interests."""
+        vectors = self.items.weight
+        for shared in (self.features, self.crowd):
+            if shared is not None:
+                vectors = vectors + shared()
+        return vectors
+
+    def interests(self, batch: SequenceBatch, items: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Interests of every prefix of every history.
+
+        Args:
+            batch: the histories.
+            items: `item_vectors`, where the caller has them.
 
         Returns:
             o float [batch, length, K, d] and bool [batch, length, K]: the interest exists. (Without the capsules K is
             the number of clusters.)
         """
-        vectors = self.dropout(self.items(batch.items)) * batch.mask[..., None]
-        semantic, present = self._clusters(vectors, batch)
+        vectors = self._read(batch, items)
+        semantic, present = prefix_cluster_pooling(
+            vectors, self._scores(vectors), cluster_members(batch, self.cluster_keys, self.cluster_values, self.n_items)
+        )
         if not self.config.collaborative:
             return semantic, present
-        length, k = vectors.shape[1], self.config.interests
-        causal = torch.ones(length, length, dtype=torch.bool, device=vectors.device).tril()
-        count = torch.arange(1, length + 1, device=vectors.device)
-        valid = (torch.arange(k, device=vectors.device) < count[:, None]).expand(len(vectors), -1, -1)
-        capsules = dynamic_routing(
-            self.capsule_map(vectors),
-            causal & batch.mask[:, None, :],
-            self.routing_logits[:length],
-            valid,
-            self.config.routing_rounds,
-            self._decay(length),
-        )
+        capsules, _, valid = self._capsules(vectors, batch)
         if not self.config.semantic:
             return capsules, valid
-        return capsules + self._align(capsules, semantic, present), valid
+        return capsules + self._align(capsules, semantic, present) @ semantic, valid
 
     def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        """Eq. 12 at every position; every round(1 / lambda) steps Eq. 10 is added (Eq. 13, the paper's 4.4.1)."""
+        """Eq. 12 at every position, and Eq. 10 (Eq. 13) by the update strategy."""
         assert batch.targets is not None
-        mask = batch.mask
-        interests, valid = self.interests(batch)
+        mask, items = batch.mask, self.item_vectors()
+        interests, valid = self.interests(batch, items)
         loss = catalogue_cross_entropy(
-            interests[mask], self.items.weight, batch.targets[mask], valid[mask], self.repeats.prefixes(batch)
+            self.similarity.queries(interests[mask]),
+            self.similarity.items(items),
+            batch.targets[mask],
+            valid[mask],
+            self.repeats.prefixes(batch),
         )
-        weight = self.config.contrastive_weight
-        if weight > 0 and self.synthesized and step % max(round(1 / weight), 1) == 0:
-            contrast = contrastive_loss(self.items.weight, self.synthesized, self.config.contrastive_temperature)
-            # the step stands for the round(1 / lambda) steps that it is taken in, each of weight lambda
-            loss = loss + contrast
+        weight = self._contrastive_weight(step)
+        if weight > 0 and self.synthesized:
+            loss = loss + weight * contrastive_loss(items, self.synthesized, self.config.contrastive_temperature)
         return loss, {}
 
+    def _contrastive_weight(self, step: int) -> float:
+        """What the contrastive loss counts in a step: the paper's two update strategies (Section 4.4.1)."""
+        weight = self.config.contrastive_weight
+        if self.config.contrastive_update == "weighted" or weight == 0:
+            return weight
+        # one step stands for the round(1 / lambda) steps that it is taken in, each of weight lambda
+        return 1.0 if step % max(round(1 / weight), 1) == 0 else 0.0
+
     def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
-        """Eq. 11: the best inner product of an item with the interests of the whole history, plus the repeat bias."""
-        interests, valid = self.user_interests(batch)
-        best = torch.full((len(interests), self.n_items), -torch.inf, device=interests.device)
-        for k in range(interests.shape[1]):  # one interest at a time: memory stays that of one score matrix
-            scores = interests[:, k] @ self.items.weight.T
-            torch.maximum(best, scores.masked_fill_(~valid[:, k, None], -torch.inf), out=best)
+        """Eq. 11: an item's best score among the interests of the whole history, plus the repeat bias."""
+        items = self.item_vectors()
+        interests, valid = self.user_interests(batch, items)
+        best = best_interest_scores(self.similarity.queries(interests), valid, self.similarity.items(items))
         best = self.repeats.add_to(best, batch)
         return best.masked_fill_((batch.lengths == 0)[:, None], 0.0)
 
-    def user_interests(self, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def user_interests(
+        self, batch: SequenceBatch, items: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Interests after the whole history: float [batch, K, d] and bool [batch, K]."""
-        interests, valid = self.interests(batch)
+        interests, valid = self.interests(batch, items)
         return batch.last(interests), batch.last(valid)
 
-    def _align(self, capsules: torch.Tensor, semantic: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        """z_k: the semantic clusters summed by their attention to capsule k. float [batch, length, K, d]."""
-        scores = capsules @ torch.tanh(self.alignment(semantic)).transpose(-1, -2)  # [batch, length, K, F]
-        scores = scores.masked_fill(~present[:, :, None, :], torch.finfo(scores.dtype).min)
-        weights = torch.softmax(scores, dim=-1) * present[:, :, None, :]
-        return weights @ semantic
+    def anatomy(self, batch: SequenceBatch) -> Anatomy:
+        """What the interests of whole histories are made of."""
+        vectors, members = (
+            self._read(batch, None),
+            cluster_members(batch, self.cluster_keys, self.cluster_values, self.n_items),
+        )
+        scores = self._scores(vectors)
+        semantic, present = (
+            batch.last(each)[:, None] for each in prefix_cluster_pooling(vectors, scores, members)
+        )  # [batch, 1, F, d] and [batch, 1, F]: the last prefix alone
+        spread = scores[:, None, :].masked_fill(~members.transpose(1, 2), torch.finfo(scores.dtype).min)
+        attention = torch.softmax(spread, dim=2) * members.transpose(1, 2)
+        if not self.config.collaborative:
+            kept = present[:, 0]
+            alignment = torch.eye(kept.shape[1], device=kept.device) * kept[..., None]
+            return Anatomy(semantic[:, 0], kept, torch.zeros_like(attention), attention, alignment)
+        capsules, routing, valid = (batch.last(each) for each in self._capsules(vectors, batch))
+        if not self.config.semantic:
+            nothing = torch.zeros(len(capsules), capsules.shape[1], attention.shape[1], device=capsules.device)
+            return Anatomy(capsules, valid, routing, attention, nothing)
+        alignment = self._align(capsules[:, None], semantic, present)[:, 0] * valid[..., None]
+        return Anatomy(capsules + alignment @ semantic[:, 0], valid, routing, attention, alignment)
 
-    def _clusters(self, vectors: torch.Tensor, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """h_f of Eq. 2 for every prefix: float [batch, length, F, d], bool [batch, length, F]."""
-        members = self.cluster_members(batch)
+    def user_routing(self, batch: SequenceBatch) -> torch.Tensor:
+        """What each item of the whole history counts in each interest, float [batch, K, length].
+
+        Its weight in the capsule and, through the clusters, in what is aligned with it.
+        """
+        parts = self.anatomy(batch)
+        return parts.routing + parts.alignment @ parts.attention
+
+    def epoch_measures(self, data: SequenceData) -> dict[str, float]:
+        """How far the interests of a user are apart."""
+        return collapse_measures(self, data)
+
+    def _read(self, batch: SequenceBatch, items: torch.Tensor | None) -> torch.Tensor:
+        """Vectors of the histories' items, 0 at padding: float [batch, length, d]."""
+        vectors = functional.embedding(batch.items, self.item_vectors() if items is None else items)
+        return self.dropout(vectors) * batch.mask[..., None]
+
+    def _capsules(self, vectors: torch.Tensor, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """m of Eq. 14 for every prefix, what each item counts in it, and which of them exist."""
+        length = vectors.shape[1]
+        counts = torch.arange(1, length + 1, device=vectors.device)
+        valid = first_interests(batch.mask, self.config.interests, counts)
+        capsules, weights = route(
+            self.capsule_map(vectors),
+            visible_prefixes(batch.mask),
+            self.routing_logits[:length],
+            valid,
+            self.config.routing_rounds,
+            recency_decay(self.recency[1], length),
+        )
+        return capsules, weights, valid
+
+    def _align(self, capsules: torch.Tensor, semantic: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """alpha_kf: how much of semantic cluster f is added to capsule k. float [batch, length, K, F]."""
+        scores = capsules @ torch.tanh(self.alignment(semantic)).transpose(-1, -2)
+        scores = scores.masked_fill(~present[:, :, None, :], torch.finfo(scores.dtype).min)
+        return torch.softmax(scores, dim=-1) * present[:, :, None, :]
+
+    def _scores(self, vectors: torch.Tensor) -> torch.Tensor:
+        """w . v + b of Eq. 2 and recency, float [batch, length]."""
         # a weight that falls by a constant factor per step back is, up to the norm, one that rises with the position
         age = torch.arange(vectors.shape[1], device=vectors.device)
-        scores = self.attention(vectors)[..., 0] + self.recency[0] * age
-        return prefix_cluster_pooling(vectors, scores, members)
-
-    def _decay(self, length: int) -> torch.Tensor:
-        """exp(-recency * steps back) of every position j in every prefix t: float [length, length]; j <= t matters."""
-        place = torch.arange(length, device=self.recency.device)
-        return torch.exp(-self.recency[1] * (place[:, None] - place).clamp(min=0))
-
-    def cluster_members(self, batch: SequenceBatch) -> torch.Tensor:
-        """Which cluster each item of each history stands in: bool [batch, length, F].
-
-        An item that its user's clusters do not name (it came after they were made) is a cluster of its own.
-        """
-        mask = batch.mask
-        keys = batch.users[:, None] * self.n_items + batch.items
-        left = torch.searchsorted(self.cluster_keys, keys)
-        count = (torch.searchsorted(self.cluster_keys, keys, right=True) - left) * mask
-        row, position = mask.nonzero(as_tuple=True)
-        count, left = count[row, position], left[row, position]
-        entry = torch.repeat_interleave(torch.arange(len(row), device=row.device), count)
-        offset = torch.arange(len(entry), device=row.device) - (count.cumsum(0) - count)[entry]
-        cluster = self.cluster_values[left[entry] + offset]
-        alone = count == 0
-        known = int(cluster.max()) + 1 if len(cluster) else 0
-        ordinal = torch.zeros_like(batch.items)
-        ordinal[row[alone], position[alone]] = 1
-        column = ordinal.cumsum(1)[row[alone], position[alone]] - 1 + known
-        width = max(known, int(column.max()) + 1 if len(column) else 0, 1)
-        members = torch.zeros(*batch.items.shape, width, dtype=torch.bool, device=row.device)
-        members[row[entry], position[entry], cluster] = True
-        members[row[alone], position[alone], column] = True
-        return members
+        scores: torch.Tensor = self.attention(vectors)[..., 0] + self.recency[0] * age
+        return scores
 
 
-def cluster_table(user_clusters: pd.DataFrame, n_items: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The clusters as sorted keys user * N + item (int64 [rows]) and the cluster of each (int64 [rows])."""
-    keys = user_clusters["user_id"].to_numpy().astype(np.int64) * n_items + user_clusters["item_id"].to_numpy()
-    order = np.argsort(keys, kind="stable")
-    clusters = user_clusters["cluster"].to_numpy().astype(np.int64)
-    return torch.from_numpy(keys[order]), torch.from_numpy(clusters[order])
+def assembly(
+    data: SequenceData,
+    user_clusters: pd.DataFrame,
+    representative_clusters: pd.DataFrame,
+    config: LARMIConfig,
+    features: ItemFeatures | None = None,
+) -> tuple[Callable[..., LARMI], dict[str, int]]:
+    """What builds a LARMI that is ready to learn, called as ``build(config, **shape)``; and that shape.
+
+    The arguments are those of `train_larmi`.
+    """
+    keys, values = cluster_table(user_clusters, data.n_items)
+    synthesized = synthesized_users(representative_clusters)
+    crowd = interest_features(representative_clusters, data.n_items) if config.crowd and synthesized else None
+    shape = {"n_items": data.n_items, "max_length": data.max_length, "memberships": len(keys)}
+    shape |= FeatureVectors.shape(features)
+    if crowd is not None:
+        shape |= {"crowd_interests": crowd.n_features, "crowd_entries": len(crowd.features)}
+
+    def build(config: LARMIConfig, **sizes: int) -> LARMI:
+        model = LARMI(config, **sizes)
+        model.cluster_keys.copy_(keys)
+        model.cluster_values.copy_(values)
+        model.synthesized = synthesized
+        for shared, filling in ((model.features, features), (model.crowd, crowd)):
+            if shared is not None and filling is not None:
+                shared.fill(filling)
+        return model
+
+    return build, shape
 
 
 def train_larmi(
@@ -177,6 +282,7 @@ def train_larmi(
     runtime: Runtime,
     output: Path,
     checkpoint: Path | None = None,
+    features: ItemFeatures | None = None,
 ) -> dict[str, float | int | str]:
     """Train LARMI, write its model directory to `output` and return figures for people.
 
@@ -188,17 +294,8 @@ def train_larmi(
         runtime: device, precision, seed.
         output: directory to write.
         checkpoint: directory for the state of an unfinished run.
+        features: words of the items, where the settings ask for them.
     """
-    keys, values = cluster_table(user_clusters, data.n_items)
-    synthesized = synthesized_users(representative_clusters)
-    shape = {"n_items": data.n_items, "max_length": data.max_length, "memberships": len(keys)}
-
-    def build(config: LARMIConfig, **sizes: int) -> LARMI:
-        model = LARMI(config, **sizes)
-        model.cluster_keys.copy_(keys)
-        model.cluster_values.copy_(values)
-        model.synthesized = synthesized
-        return model
-
+    build, shape = assembly(data, user_clusters, representative_clusters, config, features)
     facts = train_and_save("larmi", build, shape, data, config, runtime, output, checkpoint)
-    return facts | {"synthesized_users": len(synthesized)}
+    return facts | {"synthesized_users": representative_clusters["user_id"].nunique()}

@@ -56,3 +56,17 @@ class NextItemConfig(TrainingConfig):
     features: bool = Field(
         False, description="Add the mean vector of the words of an item's text (titles, categories, attributes) to it"
     )
+
+
+class MultiInterestConfig(TrainingConfig):
+    """What the models of several interests a user share."""
+
+    interests: int = Field(4, ge=1, description="K, the most interests of a user")
+    learning_rate: float = Field(1e-2, gt=0, description="Adam's step size after a warm-up of 100 steps")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Dropout of the item vectors that the model reads")
+    similarity: Literal["cosine", "inner"] = Field(
+        "cosine", description="Score of an item: cosine over a learned temperature, or inner product"
+    )
+    repeats: bool = Field(
+        True, description="Learn how much likelier people come back to an item of their history, as LARMI does"
+    )

@@ -62,6 +62,10 @@ class SequentialModel(nn.Module, abc.ABC):
         """What the model learns from: the train sequences, unless a model says otherwise."""
         return TrainBatches(data.train, config.batch_size, self.max_length)
 
+    def epoch_measures(self, data: SequenceData) -> dict[str, float]:
+        """Figures that the model's maker wants to watch after every epoch, beside loss and validation: none."""
+        return {}
+
     @abc.abstractmethod
     def loss(self, batch: Any, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Loss of one train batch (a scalar) and its named parts; `step` counts from 0 over all epochs.
@@ -86,8 +90,8 @@ class Trained:
     """What the loop returns.
 
     Attributes:
-        history: one row an epoch: epoch, loss, its parts, validation_recall, seconds.
-        facts: figures for people: best_epoch, epochs, validation_recall, positions_per_second, ...
+        history: one row an epoch: epoch, loss, its parts, validation_recall, the model's own measures, seconds.
+        facts: figures for people: best_epoch, epochs, validation_recall, measures of that epoch, ...
     """
 
     history: pd.DataFrame
@@ -135,6 +139,7 @@ def fit(
         while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
             row = _train_epoch(model, step_of, optimiser, batches, config, runtime, state.epoch, progress)
             row["validation_recall"] = validation_recall(model, data)
+            row |= model.epoch_measures(data)
             state.record(row, model)
             logger.info(
                 "%s: epoch %d, loss %.4f, validation Recall@20 %.4f, %.1f s",
@@ -156,6 +161,7 @@ def fit(
         "positions_per_second": batches.positions * state.epoch / max(seconds, 1e-9),
         "parameters": sum(p.numel() for p in model.parameters()),
         "peak_memory_mb": peak_memory_mb(runtime.device),
+        **model.epoch_measures(data),
     }
     keeper.clear()
     return Trained(history, facts)

@@ -5,7 +5,8 @@ import torch
 
 from recsys_dagster.data.histories import TEST
 from recsys_dagster.larmi.config import LARMIConfig
-from recsys_dagster.larmi.model import LARMI, cluster_table, train_larmi
+from recsys_dagster.larmi.memberships import cluster_table
+from recsys_dagster.larmi.model import LARMI, train_larmi
 from recsys_dagster.layers.repeats import UNIT
 from recsys_dagster.models import load_model
 from recsys_dagster.training.batching import SequenceBatch, pad
@@ -82,8 +83,17 @@ def slow_bias(repeats, history, item):
     return UNIT * (repeats.by_lag[lag] + repeats.by_count[0] * np.log(history.count(item))).item()
 
 
-def test_interests_and_scores_equal_the_equations(toy_data):
-    model = build(toy_data)
+def slow_scores(model, o, v):
+    """Eq. 11 with loops: the best inner product, or cosine over the temperature."""
+    if model.config.similarity == "cosine":
+        o, v = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (o, v))
+        o = o / np.exp(model.similarity.log_temperature.item())
+    return np.array([max(interest @ item for interest in o) for item in v])
+
+
+@pytest.mark.parametrize("similarity", ["inner", "cosine"])
+def test_interests_and_scores_equal_the_equations(toy_data, similarity):
+    model = build(toy_data, similarity=similarity)
     with torch.no_grad():
         set_repeats(model)
         model.recency.copy_(torch.tensor(RECENCY))
@@ -96,7 +106,7 @@ def test_interests_and_scores_equal_the_equations(toy_data):
         known = set(own["item_id"])
         groups += [[j] for j, i in enumerate(items) if i not in known]  # the validation item came later
         o, _ = slow_interests(model, items, [g for g in groups if g])
-        want = (o @ model.items.weight.detach().double().numpy().T).max(0)  # Eq. 11
+        want = slow_scores(model, o, model.items.weight.detach().double().numpy())
         for item in set(items.tolist()):
             want[item] += slow_bias(model.repeats, items.tolist(), item)
         got = model.score(np.array([user]), history)[0].numpy()

@@ -1,0 +1,67 @@
+"""Which interests an item stands in: the clusters of one user while a history is read, those of the crowd for all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from recsys_dagster.data.features import ItemFeatures
+from recsys_dagster.training.batching import SequenceBatch
+
+
+def cluster_table(user_clusters: pd.DataFrame, n_items: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The clusters as sorted keys user * N + item (int64 [rows]) and the cluster of each (int64 [rows])."""
+    keys = user_clusters["user_id"].to_numpy().astype(np.int64) * n_items + user_clusters["item_id"].to_numpy()
+    order = np.argsort(keys, kind="stable")
+    clusters = user_clusters["cluster"].to_numpy().astype(np.int64)
+    return torch.from_numpy(keys[order]), torch.from_numpy(clusters[order])
+
+
+def cluster_members(batch: SequenceBatch, keys: torch.Tensor, values: torch.Tensor, n_items: int) -> torch.Tensor:
+    """Which cluster each item of each history stands in: bool [batch, length, F].
+
+    An item that its user's clusters do not name (it came after they were made) is a cluster of its own, numbered after
+    those that are named.
+
+    Args:
+        batch: the histories.
+        keys: of `cluster_table`, int64 [rows].
+        values: of `cluster_table`, int64 [rows].
+        n_items: N.
+    """
+    mask = batch.mask
+    wanted = batch.users[:, None] * n_items + batch.items
+    left = torch.searchsorted(keys, wanted)
+    count = (torch.searchsorted(keys, wanted, right=True) - left) * mask
+    row, position = mask.nonzero(as_tuple=True)
+    count, left = count[row, position], left[row, position]
+    entry = torch.repeat_interleave(torch.arange(len(row), device=row.device), count)
+    offset = torch.arange(len(entry), device=row.device) - (count.cumsum(0) - count)[entry]
+    cluster = values[left[entry] + offset]
+    alone = count == 0
+    known = int(cluster.max()) + 1 if len(cluster) else 0
+    ordinal = torch.zeros_like(batch.items)
+    ordinal[row[alone], position[alone]] = 1
+    column = ordinal.cumsum(1)[row[alone], position[alone]] - 1 + known
+    width = max(known, int(column.max()) + 1 if len(column) else 0, 1)
+    members = torch.zeros(*batch.items.shape, width, dtype=torch.bool, device=row.device)
+    members[row[entry], position[entry], cluster] = True
+    members[row[alone], position[alone], column] = True
+    return members
+
+
+def interest_features(representative_clusters: pd.DataFrame, n_items: int) -> ItemFeatures:
+    """The interests of the synthesized users as features of the items that stand in them, one row an item.
+
+    Args:
+        representative_clusters: columns user_id, cluster, label, item_id.
+        n_items: N; items that no synthesized user has get no feature.
+    """
+    users = representative_clusters["user_id"].astype(str)
+    names = users + "/" + representative_clusters["cluster"].astype(str)
+    known, number = np.unique(names.to_numpy(dtype=str), return_inverse=True)
+    pairs = np.unique(representative_clusters["item_id"].to_numpy().astype(np.int64) * len(known) + number)
+    counts = np.bincount(pairs // len(known), minlength=n_items)
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return ItemFeatures(indptr, pairs % len(known), known.tolist())
