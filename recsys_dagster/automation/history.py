@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -66,3 +67,11 @@ def check_failed_since(instance: dg.DagsterInstance, asset: str, check: str, dat
         if record.partition == dataset and record.status.value == "FAILED":
             return True
     return False
+
+
+def under_way(instance: dg.DagsterInstance, job: str, dataset: str) -> bool:
+    """Whether a run of a job for a dataset waits or is at work; what is a day old is taken for dead."""
+    statuses = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+    day_ago = datetime.now(UTC) - timedelta(days=1)
+    wanted = dg.RunsFilter(job_name=job, tags={"dagster/partition": dataset}, statuses=statuses, created_after=day_ago)
+    return bool(instance.get_runs(wanted, limit=1))

@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from recsys_dagster.automation.history import check_failed_since, made, made_since
+from recsys_dagster.automation.history import check_failed_since, made, made_since, under_way
 from recsys_dagster.automation.jobs import DATA, RECLUSTER, REFRESH, TRAIN, refresh, train
 from recsys_dagster.automation.requests import run_request
 from recsys_dagster.data.registry import DatasetSpec, load_registry
@@ -45,6 +45,8 @@ def plan_night(instance: dg.DagsterInstance, spec: DatasetSpec, data_dir: Path |
     interactions, raw = made(instance, "interactions", spec.name), made(instance, "raw_interactions", spec.name)
     if interactions is None or raw is None:
         return Night((), "never materialized: run full_lineage for it first")
+    if under_way(instance, refresh.name, spec.name):
+        return Night((), "a refresh waits or is at work")
     leave_out = set() if made(instance, "sasrec_model", spec.name) else NEED_EMBEDDINGS
     everything = tuple(name for name in REFRESH if name not in leave_out)
     try:
@@ -99,6 +101,8 @@ def _week(spec: DatasetSpec, threshold: float) -> Callable[[Any], Iterator[dg.Ru
             yield dg.SkipReason(f"{spec.name}: never trained: run full_lineage for it first.")
         elif drift < threshold:
             yield dg.SkipReason(f"{spec.name}: {drift:.3f} of the memberships moved, retraining starts at {threshold}.")
+        elif under_way(context.instance, train.name, spec.name):
+            yield dg.SkipReason(f"{spec.name}: a training waits or is at work.")
         else:
             yield run_request(
                 context.repository_def, spec, train.name, TRAIN,

@@ -42,14 +42,16 @@ def write_log(path: Path, groups: Sequence[Sequence[int]], *, users: int = 120, 
 
 
 class World:
-    """A state directory with datasets, and the commands on it."""
+    """A state directory with datasets, and the commands on it. What the schedule `held` asks for waits for ever."""
 
-    def __init__(self, folder: Path, entries: str) -> None:
+    def __init__(self, folder: Path, entries: str, *, held: str = "") -> None:
         self.folder, self.home, self.registry = folder, folder / "home", folder / "datasets.toml"
         self.registry.write_text(entries)
         dagster = self.home / "dagster"
         dagster.mkdir(parents=True)
-        (dagster / "dagster.yaml").write_text(SETTINGS)
+        limits = "tag_concurrency_limits:\n"
+        hold = f"      - {{key: dagster/schedule_name, value: {held}, limit: 0}}\n" if held else ""
+        (dagster / "dagster.yaml").write_text(SETTINGS.replace(limits, limits + hold))
         (dagster / "workspace.yaml").write_text(WORKSPACE)
         self.env = {
             **os.environ, "RECSYS_HOME": str(self.home), "DAGSTER_HOME": str(dagster),

@@ -100,6 +100,15 @@ def test_a_night_that_died_is_ended_and_one_that_collapsed_is_not_repeated(past,
     assert "collapsed and was not published" in night.reason
 
 
+def test_what_is_under_way_is_not_asked_for_twice(past, clustered, tmp_path):
+    (tmp_path / "log.txt").write_text("1 2 3\n")
+    job, tags = defs.resolve_job_def("refresh"), {"dagster/partition": past.name}
+    run = past.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    assert plan_night(past.instance, clustered, None).reason == "a refresh waits or is at work"
+    past.instance.report_run_failed(run)
+    assert plan_night(past.instance, clustered, None).reason == "source changed"
+
+
 def test_data_half_read_is_read_again(past, clustered):
     make(past, "raw_interactions", current_fingerprint(clustered, None))
     assert plan_night(past.instance, clustered, None).reason == "interactions are older than the source that was read"
