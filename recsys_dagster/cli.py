@@ -1,8 +1,6 @@
 """The command line `recsys-dagster`."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from rich.table import Table
 
 from recsys_dagster.cli_common import Dataset, Json, console, not_materialized, print_json, read_config, stored
 from recsys_dagster.cli_llm import llm_app
+from recsys_dagster.cli_ui import reports, ui
 from recsys_dagster.errors import RecsysError
 
 if TYPE_CHECKING:
@@ -205,24 +204,8 @@ def _recommend_one(
     ]
 
 
-@app.command()
-def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 3000,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; the UI has no login, so think before you open it.")
-    ] = "127.0.0.1",
-) -> None:
-    """Start the Dagster UI, with its daemon for schedules and backfills."""
-    from resources.instance import prepare_home
-
-    workspace = str(prepare_home() / "workspace.yaml")
-    command = [sys.executable, "-m", "dagster", "dev", "-w", workspace, "-h", host, "-p", str(port)]
-    console().print(f"The UI will be at http://{host}:{port} (stop it with Ctrl-C).", highlight=False)
-    try:
-        code = subprocess.call(command, env=os.environ)
-    except KeyboardInterrupt:
-        code = 0
-    raise typer.Exit(code)
+app.command()(ui)
+app.command()(reports)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,7 +20,8 @@ GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 GAP = 0.09
 """Space between sibling discs, as a share of their mean radius."""
 STEPS, SETTLING, PULL = 160, 40, 0.02
-"""Rounds of drawing together and pushing apart; in the last ones discs are only pushed apart. A stronger pull mixes neighbours."""
+"""Rounds of drawing together and pushing apart, those at the end that only push, and the pull: a stronger one mixes
+neighbours."""
 SPREAD = 1.5
 """Radius that discs start in, over that of a disc with as much area as all of them."""
 FEW, LARGE = 48, 4.0

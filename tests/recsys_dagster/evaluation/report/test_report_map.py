@@ -18,9 +18,7 @@ def clustering(n_items, sizes, seed=0, soft=0.3):
     """Nested prototypes, `sizes` the coarsest first; of each item `soft` belongs to another one of the level."""
     rng = np.random.default_rng(seed)
     rows, tables, offset, before = [], [], 0, None
-    parents = [np.full(sizes[0], -1)] + [
-        rng.integers(0, above, own) for above, own in itertools.pairwise(sizes)
-    ]
+    parents = [np.full(sizes[0], -1)] + [rng.integers(0, above, own) for above, own in itertools.pairwise(sizes)]
     home = rng.integers(0, sizes[-1], n_items)
     homes = [home]
     for parent in parents[:0:-1]:
