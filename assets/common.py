@@ -105,6 +105,7 @@ def materialized(
     asset: str | None = None,
 ) -> dg.MaterializeResult[Any]:
     """The value of an asset with its metadata, seconds and the fingerprint of the settings that made it."""
+    tag_run()
     extra: dict[str, Any] = {"seconds": watch.seconds}
     if settings:
         extra["config_fingerprint"] = fingerprint(*settings)
@@ -113,6 +114,28 @@ def materialized(
                 extra[f"config_{type(part).__name__}"] = part.model_dump(mode="json")
     key = None if asset is None else dg.AssetKey(asset)
     return dg.MaterializeResult(asset_key=key, value=value, metadata=plain({**metadata, **extra}))
+
+
+def tag_run(**tags: object) -> None:
+    """Tag the run that is under way, so that the UI can filter runs by dataset, model and seed.
+
+    The dataset is told in any case; values that several steps give to one tag stand side by side (``g2rec,larmi``).
+    Outside a run, as in tests of single functions, there is nothing to tag.
+    """
+    try:
+        context = dg.AssetExecutionContext.get()
+    except dg.DagsterInvariantViolationError:
+        return
+    run = context.instance.get_run_by_id(context.run_id)
+    if run is None or not context.has_partition_key:
+        return
+    told = {}
+    for name, value in {"dataset": context.partition_key, **tags}.items():
+        key = f"recsys/{name}"
+        before = run.tags[key].split(",") if key in run.tags else []
+        told[key] = ",".join(sorted({*before, str(value)}))
+    if any(run.tags.get(key) != value for key, value in told.items()):
+        context.instance.add_run_tags(context.run_id, told)
 
 
 def picture(draw: Any, *args: Any, **kwargs: Any) -> dg.MarkdownMetadataValue:

@@ -83,7 +83,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
         "metrics": _output(
             "metrics",
             "Recall, HR, NDCG and MRR of every model on the test split, ranked in the whole catalogue and among the "
-            "stored negatives. rank = 1 + number greater + half the ties; scores must be finite.",
+            "stored negatives: `rank = 1 + number greater + half the ties`. Scores must be finite.",
         ),
         "user_metrics": _output(
             "user_metrics", "The deciding metric of every user and model, for paired tests between models."
@@ -185,6 +185,7 @@ def recommendations(
 
     LARMI's score of an item is the largest over the user's interests (hard readout).
     """
+    from recsys_dagster.evaluation.plots import histogram
     from recsys_dagster.evaluation.recommend import recommendations as best_of
     from recsys_dagster.models import load_model
 
@@ -203,8 +204,14 @@ def recommendations(
     coverage = {
         f"{name}_catalogue_share": part["item_id"].nunique() / len(items) for name, part in table.groupby("model")
     }
-    example = _example(table, users, items)
-    return materialized(table, {**gpu.usage(device), **coverage, "example": example}, watch, config)
+    shown = table.groupby(["model", "item_id"]).size().to_numpy()
+    told = {
+        **gpu.usage(device),
+        **coverage,
+        "exposure": picture(histogram, shown, "How often an item is recommended by a model", "users", log=True),
+        "example": _example(table, users, items),
+    }
+    return materialized(table, told, watch, config)
 
 
 def _example(table: pd.DataFrame, users: pd.DataFrame, items: pd.DataFrame) -> dg.MarkdownMetadataValue:

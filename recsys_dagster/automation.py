@@ -30,34 +30,29 @@ EVALUATED = ("metrics", "user_metrics", "leaderboard", "interest_report")
 full_lineage = dg.define_asset_job(
     "full_lineage",
     selection=dg.AssetSelection.all() - COMPARISONS,
-    partitions_def=datasets,
     description="Everything for one dataset: raw log to trained models, metrics, leaderboard and recommendations. The "
     "group `comparisons` is left to the job `compare`.",
 )
 compare = dg.define_asset_job(
     "compare",
     selection=COMPARISONS | dg.AssetSelection.assets(*EVALUATED),
-    partitions_def=datasets,
     description="The baselines of the papers for one dataset that has been through `full_lineage`, then metrics, "
     "leaderboard and report with a row for each.",
 )
 everything = dg.define_asset_job(
     "everything",
     selection=dg.AssetSelection.all(),
-    partitions_def=datasets,
     description="`full_lineage` and `compare` in one. The command line takes single assets from it (`--select`).",
 )
 recluster = dg.define_asset_job(
     "recluster",
     selection=dg.AssetSelection.assets(*RECLUSTER),
-    partitions_def=datasets,
     description="Co-engagement graph, soft memberships (warm start from the stored ones, ids kept), prototypes and "
     "interest tokens for one dataset. Models are not trained again.",
 )
 train = dg.define_asset_job(
     "train",
     selection=dg.AssetSelection.assets(*TRAIN),
-    partitions_def=datasets,
     description="All models of one dataset on its stored clusters and memberships, then metrics, leaderboard, "
     "recommendations and report.",
 )

@@ -10,6 +10,7 @@ from recsys_dagster.automation import JOBS, SCHEDULES
 from resources.compute import ComputeResource
 from resources.gpu import GpuResource
 from resources.llm import LlmResource
+from resources.reports import reports_url
 from resources.storage import AssetStore, io_managers
 
 ASSET_MODULES = (data, larmi, g2rec, models, comparisons, evaluation, report)
@@ -45,8 +46,10 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
     unknown = sorted(set(overrides) - set(resources))
     if unknown:
         raise KeyError(f"unknown resources {', '.join(unknown)}; expected some of {', '.join(resources)}")
+    reports = {"reports": dg.MetadataValue.url(reports_url())}
+    assets = [each for each in dg.load_assets_from_modules(ASSET_MODULES) if isinstance(each, dg.AssetsDefinition)]
     return dg.Definitions(
-        assets=dg.load_assets_from_modules(ASSET_MODULES),
+        assets=dg.map_asset_specs(lambda spec: spec.merge_attributes(metadata=reports), assets),
         asset_checks=dg.load_asset_checks_from_modules([checks]),
         resources={**resources, **overrides},
         jobs=list(JOBS),
