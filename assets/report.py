@@ -76,7 +76,6 @@ def interest_report(
     )
     metadata = {
         "report": dg.MetadataValue.url(report_url(dataset)),
-        "page": dg.MetadataValue.path(str(store.path("interest_report", dataset, ".html"))),
         "characters": len(page),
         "clusterings": len(nights),
     }

@@ -29,7 +29,9 @@ def ui(
     from resources.reports import LOOPBACK, reports_url
 
     workspace = str(prepare_home() / "workspace.yaml")
-    command = [sys.executable, "-m", "dagster", "dev", "-w", workspace, "-h", host, "-p", str(port)]
+    # Dagster would have `dg dev` here, which only looks at projects that it has made itself.
+    quiet = ["-W", "ignore:Function `dev_command` is superseded"]
+    command = [sys.executable, *quiet, "-m", "dagster", "dev", "-w", workspace, "-h", host, "-p", str(port)]
     console().print(f"The UI will be at http://{host}:{port} (stop it with Ctrl-C).", highlight=False)
     server = None
     if urlsplit(reports_url()).hostname in LOOPBACK:  # else somebody serves them elsewhere

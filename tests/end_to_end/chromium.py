@@ -37,7 +37,7 @@ class Page:
         port = port_file.read_text().splitlines()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
             tab = next(each for each in json.load(answer) if each["type"] == "page")
-        self._socket = connect(tab["webSocketDebuggerUrl"], max_size=None, compression=None)
+        self._socket = connect(tab["webSocketDebuggerUrl"], max_size=None, compression=None, ping_interval=None)
         self._number = 0
         self.errors: list[str] = []
         self.requests: list[str] = []
