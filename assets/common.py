@@ -110,6 +110,7 @@ def materialized(
     `version` is its data version where Dagster's own (code version and versions of the inputs) would not tell a change:
     where data comes in from outside.
     """
+    tag_run()
     extra: dict[str, Any] = {"seconds": watch.seconds}
     if settings:
         extra["config_fingerprint"] = fingerprint(*settings)
@@ -121,6 +122,28 @@ def materialized(
     return dg.MaterializeResult(
         asset_key=key, value=value, metadata=plain({**metadata, **extra}), data_version=data_version
     )
+
+
+def tag_run(**tags: object) -> None:
+    """Tag the run that is under way, so that the UI can filter runs by dataset, model and seed.
+
+    The dataset is told in any case; values that several steps give to one tag stand side by side (``g2rec,larmi``).
+    Outside a run, as in tests of single functions, there is nothing to tag.
+    """
+    try:
+        context = dg.AssetExecutionContext.get()
+    except dg.DagsterInvariantViolationError:
+        return
+    run = context.instance.get_run_by_id(context.run_id)
+    if run is None or not context.has_partition_key:
+        return
+    told = {}
+    for name, value in {"dataset": context.partition_key, **tags}.items():
+        key = f"recsys/{name}"
+        before = run.tags[key].split(",") if key in run.tags else []
+        told[key] = ",".join(sorted({*before, str(value)}))
+    if any(run.tags.get(key) != value for key, value in told.items()):
+        context.instance.add_run_tags(context.run_id, told)
 
 
 def picture(draw: Any, *args: Any, **kwargs: Any) -> dg.MarkdownMetadataValue:

@@ -97,17 +97,20 @@ lightgcn_model = _comparison(
 gru4rec_model = _comparison(
     "gru4rec",
     GRU4RecModelConfig,
-    "GRU4Rec (Hidasi et al., 2016): a gated recurrent network over the history, full cross-entropy at every position.",
+    "GRU4Rec (Hidasi et al., 2016): a gated recurrent network over the history, "
+    "`h_t = GRU(x_t, h_t-1)`, full cross-entropy at every position.",
 )
 caser_model = _comparison(
     "caser",
     CaserModelConfig,
-    "Caser (Tang and Wang, 2018): horizontal and vertical convolutions over the last items, joined with a user vector.",
+    "Caser (Tang and Wang, 2018): horizontal and vertical convolutions over the last items, joined with a user "
+    "vector: `s = W [conv(E); p_u]`.",
 )
 bert4rec_model = _comparison(
     "bert4rec",
     BERT4RecModelConfig,
-    "BERT4Rec (Sun et al., 2019): bidirectional self-attention that fills in masked items (cloze).",
+    "BERT4Rec (Sun et al., 2019): bidirectional self-attention that fills in masked items (cloze), "
+    "`L = -mean over masked m of log softmax(h_m E^T)[i_m]`.",
 )
 mind_model = _comparison(
     "mind",

@@ -7,7 +7,7 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
-from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized
+from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized, picture
 from assets.tables import conform, definition_metadata
 from recsys_dagster.data.registry import TIMETABLE, get_dataset
 from resources.storage import home
@@ -94,7 +94,11 @@ def with_truth(items: pd.DataFrame, truth: pd.DataFrame | None) -> pd.DataFrame:
             "or counted downstream reads the train split only.",
             kinds={"pandas", "parquet"},
         ),
-        "users": _output("users", "Users that are left, with their key in the source.", kinds={"pandas", "parquet"}),
+        "users": _output(
+            "users",
+            "Users that are left after the k-core filter, numbered from 0, with their key in the source.",
+            kinds={"pandas", "parquet"},
+        ),
         "items": _output(
             "items",
             "Items that are left, with source key, title, categories, text and popularity in the train split.",
@@ -108,6 +112,7 @@ def prepared_data(
     """Filter, number and split the log of a dataset."""
     from recsys_dagster.data.prepare import prepare
     from recsys_dagster.data.raw import RawLog
+    from recsys_dagster.evaluation.plots import histogram, ranked
 
     watch = Stopwatch()
     spec = get_dataset(context.partition_key)
@@ -117,6 +122,7 @@ def prepared_data(
     splits = {f"{name}_interactions": int((log["split"] == value).sum()) for value, name in enumerate(SPLITS)}
     facts = {
         "interactions": len(log),
+        "history_lengths": picture(histogram, log["user_id"].value_counts(), "Interactions of a user", "interactions"),
         **splits,
         "interactions_per_user": len(log) / n_users,
         "density": len(log) / (n_users * n_items),
@@ -130,6 +136,7 @@ def prepared_data(
     about = {
         "items": n_items,
         "items_without_train": int((popularity == 0).sum()),
+        "popularity": picture(ranked, popularity.sort_values(ascending=False), "Items by popularity", "interactions"),
         "top_share": float(popularity.nlargest(max(n_items // 100, 1)).sum() / max(popularity.sum(), 1)),
     }
     yield materialized(conform(prepared.items, "items"), about, watch, settings, asset="items")

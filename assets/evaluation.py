@@ -83,7 +83,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
         "metrics": _output(
             "metrics",
             "Recall, HR, NDCG and MRR of every model on the test split, ranked in the whole catalogue and among the "
-            "stored negatives. rank = 1 + number greater + half the ties; scores must be finite.",
+            "stored negatives: `rank = 1 + number greater + half the ties`. Scores must be finite.",
         ),
         "user_metrics": _output(
             "user_metrics", "The deciding metric of every user and model, for paired tests between models."
@@ -149,16 +149,15 @@ def evaluated_models(
     yield materialized(users_table, {"users": users_table["user_id"].nunique()}, watch, config, asset="user_metrics")
 
 
-@dg.asset(**COMMON, group_name="evaluation", kinds={"json", "markdown"}, code_version="1", io_manager_key="json_io")
+@dg.asset(**COMMON, group_name="evaluation", kinds={"json", "markdown"}, code_version="2", io_manager_key="json_io")
 def leaderboard(metrics: pd.DataFrame, user_metrics: pd.DataFrame) -> dg.MaterializeResult[Any]:
     """The models of a dataset, best first, with a paired test of each of ours against the best baseline."""
     from recsys_dagster.evaluation.leaderboard import leaderboard as compare
 
     watch = Stopwatch()
     board = compare(metrics, user_metrics)
-    value = {"markdown": board.markdown, "rows": board.rows}
     metadata = {"models": metrics["model"].nunique(), "table": dg.MetadataValue.md(board.markdown)}
-    return materialized(value, metadata, watch)
+    return materialized(board.plain(), metadata, watch)
 
 
 @dg.asset(
@@ -187,6 +186,7 @@ def recommendations(
 
     LARMI's score of an item is the largest over the user's interests (hard readout).
     """
+    from recsys_dagster.evaluation.plots import histogram
     from recsys_dagster.evaluation.recommend import recommendations as best_of
     from recsys_dagster.models import load_model
 
@@ -206,8 +206,14 @@ def recommendations(
     coverage = {
         f"{name}_catalogue_share": part["item_id"].nunique() / len(items) for name, part in table.groupby("model")
     }
-    example = _example(table, users, items)
-    return materialized(table, {**gpu.usage(device), **coverage, "example": example}, watch, config)
+    shown = table.groupby(["model", "item_id"]).size().to_numpy()
+    told = {
+        **gpu.usage(device),
+        **coverage,
+        "exposure": picture(histogram, shown, "How often an item is recommended by a model", "users", log=True),
+        "example": _example(table, users, items),
+    }
+    return materialized(table, told, watch, config)
 
 
 def _example(table: pd.DataFrame, users: pd.DataFrame, items: pd.DataFrame) -> dg.MarkdownMetadataValue:
@@ -221,40 +227,3 @@ def _example(table: pd.DataFrame, users: pd.DataFrame, items: pd.DataFrame) -> d
     ]
     lines = [f"User `{key}`", "", "| model | rank | item | score |", "|---|---|---|---|"]
     return dg.MetadataValue.md("\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)]))
-
-
-@dg.asset(**COMMON, group_name="evaluation", kinds={"html"}, code_version="1", io_manager_key="html_io")
-def interest_report(
-    context: dg.AssetExecutionContext,
-    store: AssetStore,
-    interactions: pd.DataFrame,
-    users: pd.DataFrame,
-    items: pd.DataFrame,
-    user_clusters: pd.DataFrame,
-    prototypes: pd.DataFrame,
-    metrics: pd.DataFrame,
-    user_metrics: pd.DataFrame,
-    recommendations: pd.DataFrame,
-    sasrec_model: Path,
-    larmi_model: Path,
-    g2rec_model: Path,
-) -> dg.MaterializeResult[Any]:
-    """One page of HTML that makes no request: leaderboard, training curves, prototypes, interests of example users."""
-    from recsys_dagster.evaluation.leaderboard import leaderboard as compare
-    from recsys_dagster.evaluation.report import interest_report as page_of
-
-    watch = Stopwatch()
-    directories = {"sasrec": sasrec_model, "larmi": larmi_model, "g2rec": g2rec_model}
-    page = page_of(
-        dataset=context.partition_key,
-        items=items,
-        leaderboard=compare(metrics, user_metrics),
-        training={name: pd.read_parquet(path / "training.parquet") for name, path in directories.items()},
-        prototypes=prototypes,
-        user_clusters=user_clusters,
-        recommendations=recommendations,
-        interactions=interactions,
-        facts={"users": len(users), "interactions": len(interactions)},
-    )
-    path = store.path("interest_report", context.partition_key, ".html")
-    return materialized(page, {"page": dg.MetadataValue.path(str(path)), "characters": len(page)}, watch)

@@ -13,7 +13,7 @@ from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized, pictur
 from assets.partitions import datasets
 from assets.tables import conform, definition_metadata
 from recsys_dagster.errors import RecsysError
-from recsys_dagster.evaluation.plots import degree_distribution, histogram, over_nights
+from recsys_dagster.evaluation.plots import degree_distribution, histogram, over_nights, square
 from recsys_dagster.g2rec.sampling import CoengagementConfig
 from recsys_dagster.g2rec.soft_modularity import SoftConfig
 from resources.storage import AssetStore
@@ -115,9 +115,9 @@ def _output(table: str, description: str) -> dg.AssetOut:
         ),
         "prototypes": _output(
             "prototypes",
-            "One row per prototype: size, parent at the next coarser level, label, top items. Ids stay with their "
-            "members from night to night (maximum overlap with the stored memberships); `drift` is the share of "
-            "members that left.",
+            "A row a prototype: size `s_c = sum over i of p_ic`, parent at the next coarser level, label, top items. "
+            "Ids stay with their members from night to night (maximum overlap with the stored memberships); `drift` is "
+            "the share of members that left.",
         ),
     },
     check_specs=[
@@ -312,6 +312,7 @@ def item_embeddings(
     norms = np.linalg.norm(embeddings, axis=1)
     metadata = {"items": len(embeddings), "dimension": embeddings.shape[1], "mean_norm": float(norms.mean())}
     metadata |= {"untrained_items": int((~known).sum())}
+    metadata["norms"] = picture(histogram, norms, "Length of an item's vector", "L2 norm")
     return materialized({"item_embeddings": embeddings}, metadata, watch)
 
 
@@ -327,4 +328,12 @@ def interest_tokens(
     watch = Stopwatch()
     tokens = tokens_of(soft_memberships, item_embeddings["item_embeddings"])
     prototypes, dimension = tokens["prototype_embeddings"].shape
-    return materialized(tokens, {"prototypes": prototypes, "dimension": dimension}, watch)
+    coarse = soft_memberships.loc[soft_memberships["level"] == soft_memberships["level"].min(), "prototype_id"].unique()
+    vectors = tokens["prototype_embeddings"][np.isin(tokens["prototype_ids"], coarse)]
+    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    metadata = {
+        "prototypes": prototypes,
+        "dimension": dimension,
+        "likeness": picture(square, np.maximum(vectors @ vectors.T, 0), "Coarse prototypes", "cosine", "prototype"),
+    }
+    return materialized(tokens, metadata, watch)

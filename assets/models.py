@@ -19,6 +19,7 @@ from assets.common import (
     picture,
     runtime_of,
     sequence_data,
+    tag_run,
 )
 from recsys_dagster.baselines.config import SASRecConfig
 from recsys_dagster.data.item_keys import write_item_keys
@@ -115,6 +116,7 @@ def train_into_staging(
     facts: list[dict[str, Any]] = []
     try:
         for seed in range(runtime.seed, runtime.seed + config.seeds):
+            tag_run(model=asset.removesuffix("_model"), seed=seed)
             run = runtime.model_copy(update={"seed": seed})
             folder = output if seed == runtime.seed else output / f"{SEED_FOLDER}{seed}"
             mark = fingerprint(settings, run, data, learned_from)
@@ -147,7 +149,7 @@ def popularity_model(
     users: pd.DataFrame,
     items: pd.DataFrame,
 ) -> dg.MaterializeResult[Any]:
-    """The same ranking for everybody: how often an item occurs in the train split. What every model has to beat."""
+    """The same ranking for everybody: `score(i) = train interactions with i`. What every model has to beat."""
     from recsys_dagster.baselines.pop import train_popularity
 
     watch = Stopwatch()
@@ -166,7 +168,10 @@ def sasrec_model(
     users: pd.DataFrame,
     items: pd.DataFrame,
 ) -> dg.MaterializeResult[Any]:
-    """SASRec (Kang and McAuley, 2018): causal self-attention over the history, full cross-entropy at every position."""
+    """SASRec (Kang and McAuley, 2018): causal self-attention over the history, full cross-entropy at every position.
+
+    `L = -mean_t log softmax(h_t E^T)[i_t+1]`, h_t the state after the first t items, E the item vectors.
+    """
     from recsys_dagster.baselines.sasrec import train_sasrec
     from recsys_dagster.data.features import item_features
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from assets.column_sources import COLUMN_SOURCES, column_lineage
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -128,7 +130,10 @@ def column_schema(table: str) -> dg.TableSchema:
 
 def definition_metadata(table: str) -> dict[str, object]:
     """Metadata that stands on the definition of the asset `table`."""
-    return {"dagster/column_schema": column_schema(table)}
+    metadata: dict[str, object] = {"dagster/column_schema": column_schema(table)}
+    if table in COLUMN_SOURCES:
+        metadata["dagster/column_lineage"] = column_lineage(table)
+    return metadata
 
 
 def conform(frame: "pd.DataFrame", table: str) -> "pd.DataFrame":

@@ -1,8 +1,6 @@
 """The command line `recsys-dagster`."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,6 +25,7 @@ from recsys_dagster.cli_common import (
 from recsys_dagster.cli_datasets import datasets_app
 from recsys_dagster.cli_llm import llm_app
 from recsys_dagster.cli_operate import backfill, doctor
+from recsys_dagster.cli_ui import reports, ui
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.run_config import read_config
 
@@ -180,24 +179,8 @@ def _recommend_one(
     ]
 
 
-@app.command()
-def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 3000,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; the UI has no login, so think before you open it.")
-    ] = "127.0.0.1",
-) -> None:
-    """Start the Dagster UI, with its daemon for schedules and backfills."""
-    from resources.instance import prepare_home
-
-    workspace = str(prepare_home() / "workspace.yaml")
-    command = [sys.executable, "-m", "dagster", "dev", "-w", workspace, "-h", host, "-p", str(port)]
-    console().print(f"The UI will be at http://{host}:{port} (stop it with Ctrl-C).", highlight=False)
-    try:
-        code = subprocess.call(command, env=os.environ)
-    except KeyboardInterrupt:
-        code = 0
-    raise typer.Exit(code)
+app.command()(ui)
+app.command()(reports)
 
 
 app.command()(backfill)

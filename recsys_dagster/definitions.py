@@ -5,16 +5,17 @@ from typing import Any
 
 import dagster as dg
 
-from assets import checks, comparisons, data, evaluation, g2rec, larmi, models
+from assets import checks, comparisons, data, evaluation, g2rec, larmi, models, report
 from recsys_dagster.automation import JOBS, SCHEDULES, SENSORS
 from recsys_dagster.automation.nights import with_freshness
 from recsys_dagster.data.registry import load_registry
 from resources.compute import ComputeResource
 from resources.gpu import GpuResource
 from resources.llm import LlmResource
+from resources.reports import reports_url
 from resources.storage import AssetStore, io_managers
 
-ASSET_MODULES = (data, larmi, g2rec, models, comparisons, evaluation)
+ASSET_MODULES = (data, larmi, g2rec, models, comparisons, evaluation, report)
 
 
 def default_resources(store: AssetStore | None = None) -> dict[str, Any]:
@@ -47,8 +48,12 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
     unknown = sorted(set(overrides) - set(resources))
     if unknown:
         raise KeyError(f"unknown resources {', '.join(unknown)}; expected some of {', '.join(resources)}")
+    reports = {"reports": dg.MetadataValue.url(reports_url())}
+    assets = [each for each in dg.load_assets_from_modules(ASSET_MODULES) if isinstance(each, dg.AssetsDefinition)]
     return dg.Definitions(
-        assets=with_freshness(dg.load_assets_from_modules(ASSET_MODULES), load_registry().values()),
+        assets=with_freshness(
+            dg.map_asset_specs(lambda spec: spec.merge_attributes(metadata=reports), assets), load_registry().values()
+        ),
         asset_checks=dg.load_asset_checks_from_modules([checks]),
         resources={**resources, **overrides},
         jobs=list(JOBS),

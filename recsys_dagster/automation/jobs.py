@@ -3,7 +3,6 @@
 import dagster as dg
 
 from assets.comparisons import GROUP
-from assets.partitions import datasets
 
 DATA = ("raw_interactions", "raw_items", "interactions", "users", "items", "negatives")
 RECLUSTER = ("coengagement_graph", "soft_memberships", "prototypes", "interest_tokens")
@@ -32,41 +31,35 @@ EVALUATED = ("metrics", "user_metrics", "leaderboard", "interest_report")
 full_lineage = dg.define_asset_job(
     "full_lineage",
     selection=dg.AssetSelection.all() - COMPARISONS,
-    partitions_def=datasets,
     description="Everything for one dataset: raw log to trained models, metrics, leaderboard and recommendations. The "
     "group `comparisons` is left to the job `compare`.",
 )
 compare = dg.define_asset_job(
     "compare",
     selection=COMPARISONS | dg.AssetSelection.assets(*EVALUATED),
-    partitions_def=datasets,
     description="The baselines of the papers for one dataset that has been through `full_lineage`, then metrics, "
     "leaderboard and report with a row for each.",
 )
 everything = dg.define_asset_job(
     "everything",
     selection=dg.AssetSelection.all(),
-    partitions_def=datasets,
     description="`full_lineage` and `compare` in one. The command line takes single assets from it (`--select`).",
 )
 refresh = dg.define_asset_job(
     "refresh",
     selection=dg.AssetSelection.assets(*REFRESH),
-    partitions_def=datasets,
     description="A dataset's source read again, and its graph, memberships, prototypes and tokens renewed from it. "
     "Models are not trained again. Nights and arrivals run it.",
 )
 recluster = dg.define_asset_job(
     "recluster",
     selection=dg.AssetSelection.assets(*RECLUSTER),
-    partitions_def=datasets,
     description="Co-engagement graph, soft memberships (warm start from the stored ones, ids kept), prototypes and "
     "interest tokens for one dataset. Models are not trained again.",
 )
 train = dg.define_asset_job(
     "train",
     selection=dg.AssetSelection.assets(*TRAIN),
-    partitions_def=datasets,
     description="All models of one dataset on its stored data and memberships (LARMI's clusters and cliques are made "
     "anew, they hold the ids of the data), then metrics, leaderboard, recommendations and report.",
 )

@@ -104,6 +104,30 @@ class Standing:
                 row.append((text, bool(value == best[column])))
             yield str(model), row
 
+    def plain(self) -> dict[str, Any]:
+        """The table as plain values: what it compares, its columns, a row a model, the tests as sentences.
+
+        `deciding` is the place of the column that the models are sorted by; None where the table lacks it.
+        """
+        deciding = ("NDCG", deciding_k(self.protocol))
+        rows = self.values.to_numpy(dtype=np.float64).tolist()
+        return {
+            "dataset": self.dataset,
+            "protocol": self.protocol,
+            "among": CANDIDATE_TITLES.get(self.candidates, self.candidates),
+            "columns": [column_title(*column) for column in self.columns],
+            "deciding": self.columns.index(deciding) if deciding in self.columns else None,
+            "models": [
+                {
+                    "model": model,
+                    "values": [None if np.isnan(value) else value for value in values],
+                    "cells": [[text, best] for text, best in cells],
+                }
+                for values, (model, cells) in zip(rows, self.cells(), strict=True)
+            ],
+            "tests": [test.sentence() for test in self.tests],
+        }
+
 
 @dataclass(frozen=True)
 class Leaderboard:
@@ -119,6 +143,14 @@ class Leaderboard:
     markdown: str
     rows: list[dict[str, Any]]
     standings: list[Standing]
+
+    def plain(self) -> dict[str, Any]:
+        """The whole comparison as plain values ready for JSON: markdown, rows, and the standings for other pages."""
+        return {
+            "markdown": self.markdown,
+            "rows": self.rows,
+            "standings": [standing.plain() for standing in self.standings],
+        }
 
     def json(self) -> str:
         """The rows as a JSON list."""

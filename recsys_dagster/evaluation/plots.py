@@ -191,13 +191,14 @@ def ranked(values: ArrayLike, title: str, ylabel: str) -> Figure:
     return figure
 
 
-def square(values: ArrayLike, title: str, label: str) -> Figure:
+def square(values: ArrayLike, title: str, label: str, what: str = "rank") -> Figure:
     """A square matrix as a picture, its diagonal left out, with the scale beside it.
 
     Args:
         values: [n, n].
         title: what the rows and columns are.
         label: name of a value.
+        what: name of both axes.
     """
     matrix = np.array(values, dtype=np.float64)
     np.fill_diagonal(matrix, np.nan)
@@ -205,7 +206,7 @@ def square(values: ArrayLike, title: str, label: str) -> Figure:
     if len(matrix) > 1:
         image = axis.imshow(matrix, cmap="viridis", interpolation="nearest", vmin=0)
         figure.colorbar(image, ax=axis, label=label)
-    _finish(axis, title=title, xlabel="rank", ylabel="rank")
+    _finish(axis, title=title, xlabel=what, ylabel=what)
     axis.grid(False)
     return figure
 

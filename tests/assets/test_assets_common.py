@@ -5,8 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from assets.common import data_fingerprint, fingerprint, plain
+from assets.common import Stopwatch, data_fingerprint, fingerprint, materialized, plain, tag_run
 from assets.data import with_truth
+from assets.partitions import datasets
 from assets.tables import TABLES, column_schema, conform
 
 
@@ -56,3 +57,29 @@ def test_truth_follows_the_items():
     truth = pd.DataFrame({"item": ["y"], "interest": [3], "second_interest": [-1]})
     assert with_truth(items, truth)["planted_interest"].tolist() == [-1, 3]
     assert with_truth(items, None)["planted_second_interest"].tolist() == [-1, -1]
+
+
+def test_runs_can_be_found_by_dataset_model_and_seed():
+    def asset_of(name, seeds):
+        @dg.asset(name=name, partitions_def=datasets)
+        def trained():
+            for seed in seeds:
+                tag_run(model=name, seed=seed)
+            return materialized(1, {}, Stopwatch())
+
+        return trained
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        dg.materialize(
+            [asset_of("sasrec", [0]), asset_of("larmi", [0, 1])],
+            instance=instance,
+            partition_key="sample",
+            resources={"io_manager": dg.InMemoryIOManager()},
+        )
+        (run,) = instance.get_runs()
+        told = {name: value for name, value in run.tags.items() if name.startswith("recsys/")}
+        assert told == {"recsys/dataset": "sample", "recsys/model": "larmi,sasrec", "recsys/seed": "0,1"}
+
+
+def test_outside_a_run_there_is_nothing_to_tag():
+    tag_run(model="larmi")

@@ -189,26 +189,6 @@ def test_broken_registry_is_one_line_even_where_it_is_read_on_import(tmp_path):
         assert done.stderr.count("\n") == 1
 
 
-def test_ui_starts_dagster_on_loopback_with_its_home(monkeypatch, capsys, home):
-    seen = {}
-    monkeypatch.setattr(cli.subprocess, "call", lambda command, env: seen.update(command=command, env=dict(env)) or 0)
-    assert run(capsys, "ui", "--port", "4000")[0] == 0
-    assert seen["command"][1:] == [
-        "-m",
-        "dagster",
-        "dev",
-        "-w",
-        str(home / "dagster" / "workspace.yaml"),
-        "-h",
-        "127.0.0.1",
-        "-p",
-        "4000",
-    ]
-    assert seen["env"]["DAGSTER_HOME"] == str(home / "dagster")
-    assert seen["env"]["RECSYS_HOME"] == str(home)
-    assert (home / "dagster" / "dagster.yaml").exists()
-
-
 class _Error:
     def __init__(self, cls_name, message, cause=None):
         self.cls_name, self.message, self.cause = cls_name, message, cause
