@@ -20,6 +20,7 @@ from assets.common import (
     runtime_of,
     sequence_data,
 )
+from assets.larmi import MIND, interest_metadata
 from recsys_dagster.baselines.config import SASRecConfig
 from recsys_dagster.g2rec.config import G2RecConfig
 from recsys_dagster.larmi.config import LARMIConfig
@@ -29,6 +30,7 @@ from resources.storage import AssetStore
 
 if TYPE_CHECKING:
     from recsys_dagster.data.features import ItemFeatures
+    from recsys_dagster.training.runtime import Runtime
 
 RUNTIME_FILE = "runtime.json"
 """File in a model's directory that says on what, with which seed and on which interactions it was trained."""
@@ -156,7 +158,7 @@ def sasrec_model(
     )  # fmt: skip
 
 
-@dg.asset(**TRAINED, group_name="larmi", code_version="2")
+@dg.asset(**TRAINED, group_name="larmi", code_version="3")
 def larmi_model(
     context: dg.AssetExecutionContext,
     config: LARMIModelConfig,
@@ -173,14 +175,24 @@ def larmi_model(
     `L = L_rec + lambda * L_contrastive`, the latter on the selected synthesized users every round(1 / lambda) steps; an
     item's score is the largest over the user's interests.
     """
+    from recsys_dagster.data.features import item_features
     from recsys_dagster.larmi.model import train_larmi
 
     data = sequence_data(context.partition_key, interactions, users, items)
+    features = item_features(items) if config.features else None
+    mind = store.previous_directory(MIND, context.partition_key)
+    if mind is not None and trained_on(mind).get("interactions") != data_fingerprint(interactions):
+        mind = None  # of another log: its item ids mean other items
+
+    def train(runtime: "Runtime", output: Path, checkpoint: Path) -> dict[str, Any]:
+        facts = train_larmi(
+            data, user_clusters, representative_clusters, config, runtime, output, checkpoint, features
+        )  # fmt: skip
+        return {**facts, **(interest_metadata(output, data, user_clusters, mind) if runtime.seed == gpu.seed else {})}
+
     return train_into_staging(
-        context, store, gpu, config, interactions, (user_clusters, representative_clusters),
-        lambda runtime, output, checkpoint: train_larmi(
-            data, user_clusters, representative_clusters, config, runtime, output, checkpoint
-        ),
+        context, store, gpu, config, interactions,
+        (user_clusters, representative_clusters, *_entries(features)), train,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOOR = {"data", "layers", "training", "errors", "progress", "compiled", "parallel"}
 METHODS = {"larmi", "g2rec", "baselines", "evaluation"}
-TOP = {"definitions", "automation", "cli", "cli_common", "cli_llm", "runs"}
+TOP = {"definitions", "automation", "cli", "cli_common", "cli_larmi", "cli_llm", "runs"}
 SETTINGS = {"recsys_dagster.larmi.llm.settings"}
 HEAVY = {"torch", "torch_geometric", "transformers"}
 
