@@ -6,6 +6,8 @@ import dagster as dg
 
 from assets.comparisons import GROUP
 from assets.partitions import datasets
+from assets.search import GROUP as SEARCH
+from assets.search import larmi_trials, trials
 
 RECLUSTER = ("coengagement_graph", "soft_memberships", "prototypes", "interest_tokens")
 TRAIN = (
@@ -25,11 +27,12 @@ NEEDED_AT_NIGHT = ("interactions", "item_embeddings")
 """What a dataset must have before the nightly job can run on it: its data, and the embeddings of its last training."""
 
 COMPARISONS = dg.AssetSelection.groups(GROUP)
+SEARCHED = dg.AssetSelection.groups(SEARCH)
 EVALUATED = ("metrics", "user_metrics", "leaderboard", "interest_report")
 
 full_lineage = dg.define_asset_job(
     "full_lineage",
-    selection=dg.AssetSelection.all() - COMPARISONS,
+    selection=dg.AssetSelection.all() - COMPARISONS - SEARCHED,
     partitions_def=datasets,
     description="Everything for one dataset: raw log to trained models, metrics, leaderboard and recommendations. The "
     "group `comparisons` is left to the job `compare`.",
@@ -43,7 +46,7 @@ compare = dg.define_asset_job(
 )
 everything = dg.define_asset_job(
     "everything",
-    selection=dg.AssetSelection.all(),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(larmi_trials),
     partitions_def=datasets,
     description="`full_lineage` and `compare` in one. The command line takes single assets from it (`--select`).",
 )
@@ -87,5 +90,13 @@ def nightly_recluster(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunR
             )
 
 
-JOBS = (full_lineage, recluster, train, compare, everything)
+larmi_search_job = dg.define_asset_job(
+    "larmi_search",
+    selection=dg.AssetSelection.assets(larmi_trials),
+    partitions_def=trials,
+    description="LARMI over the paper's grid of interests, learning rate and weight decay, a run a dataset and trial. "
+    "A backfill of the missing partitions goes on where another ended; then materialize `larmi_search_table`.",
+)
+
+JOBS = (full_lineage, recluster, train, compare, everything, larmi_search_job)
 SCHEDULES = (nightly_recluster,)

@@ -22,7 +22,7 @@ from recsys_dagster.cli_common import (
     stored,
     user_number,
 )
-from recsys_dagster.cli_larmi import explain
+from recsys_dagster.cli_larmi import explain, search
 from recsys_dagster.cli_llm import llm_app
 from recsys_dagster.errors import RecsysError
 
@@ -39,6 +39,7 @@ datasets_app = typer.Typer(help="What is in datasets.toml.", no_args_is_help=Tru
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(llm_app, name="llm")
 app.command()(explain)
+app.command()(search)
 
 
 @datasets_app.command("list")

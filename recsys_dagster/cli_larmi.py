@@ -1,13 +1,26 @@
-"""The command `recsys-dagster explain`: a user's interests in words, items and recommendations."""
+"""The commands about LARMI: `explain` a user's interests, `search` its settings over the paper's grid."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markdown import Markdown
 from rich.markup import escape
 
-from recsys_dagster.cli_common import Dataset, Json, console, not_materialized, print_json, required, user_number
+from recsys_dagster.cli_common import (
+    Dataset,
+    Json,
+    console,
+    not_materialized,
+    print_json,
+    read_config,
+    required,
+    user_number,
+)
+from recsys_dagster.errors import RecsysError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,3 +101,66 @@ def _show(interests: list[dict[str, Any]]) -> None:
             out.print(f"  -> {item['rank']:>2}. {escape(item['item'])}  {escape(item['title'])}", highlight=False)
         if not interest["recommendations"]:
             out.print("  -> nothing in this list", highlight=False)
+
+
+def search(
+    dataset: Dataset,
+    trial: Annotated[
+        list[str] | None, typer.Option("--trial", help="Key of a trial; several allowed. The whole grid without it.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Run config in YAML: ops.larmi_trials.config, resources.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also the trials that are stored already.")] = False,
+) -> None:
+    """Train LARMI over the paper's grid of interests, learning rate and weight decay, and show the table.
+
+    Trials that are stored are not trained again, so a search that was stopped goes on where it was.
+    """
+    import dagster as dg
+
+    from assets.search import TRIALS, markdown, stored_trials
+    from recsys_dagster import runs
+    from recsys_dagster.automation import larmi_search_job
+    from recsys_dagster.data.registry import get_dataset
+    from recsys_dagster.definitions import defs
+    from resources.instance import fail_dead_runs, open_instance
+    from resources.storage import AssetStore
+
+    get_dataset(dataset)
+    wanted = list(dict.fromkeys(trial or TRIALS))
+    if unknown := [key for key in wanted if key not in TRIALS]:
+        raise RecsysError(f"--trial {unknown[0]}: no such trial.", mend=f"choose some of {', '.join(TRIALS)}.")
+    settings, out, store, failed = read_config(config), console(), AssetStore(), False
+    job = defs.resolve_job_def(larmi_search_job.name)
+    steps = runs.relevant(settings, [dg.AssetKey("larmi_trials")])
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    with open_instance() as instance:
+        fail_dead_runs(instance)
+        for number, key in enumerate(wanted, 1):
+            if not again and key in stored_trials(store, dataset):
+                out.print(f"{key}: stored already ({number} of {len(wanted)})", highlight=False)
+                continue
+            outcome = job.execute_in_process(
+                run_config={**quiet, **steps},
+                instance=instance,
+                partition_key=dg.MultiPartitionKey({"dataset": dataset, "trial": key}),
+                raise_on_error=False,
+            )
+            if not outcome.success:
+                failed = True
+                errors = [event.step_failure_data.error for event in outcome.all_events if event.is_step_failure]
+                said = runs.one_line(errors[0]) if errors else "the run failed; see its log in the UI"
+                print(f"error: {dataset}, {key}: {said}", file=sys.stderr)
+                continue
+            value = float(stored_trials(store, dataset)[key]["validation_recall"].iloc[0])
+            out.print(f"{key}: validation Recall@20 {value:.4f} ({number} of {len(wanted)})", highlight=False)
+        if stored_trials(store, dataset):
+            table = runs.execute(instance, dataset, out, select=["larmi_search_table"])
+            if table.success:
+                out.print(Markdown(markdown(required("larmi_search_table", dataset))))
+            for error in table.errors:
+                print(f"error: {dataset}: {error}", file=sys.stderr)
+            failed |= not table.success
+    if failed:
+        raise typer.Exit(1)

@@ -5,14 +5,14 @@ from typing import Any
 
 import dagster as dg
 
-from assets import checks, comparisons, data, evaluation, g2rec, larmi, models
+from assets import checks, comparisons, data, evaluation, g2rec, larmi, models, search
 from recsys_dagster.automation import JOBS, SCHEDULES
 from resources.compute import ComputeResource
 from resources.gpu import GpuResource
 from resources.llm import LlmResource
 from resources.storage import AssetStore, io_managers
 
-ASSET_MODULES = (data, larmi, g2rec, models, comparisons, evaluation)
+ASSET_MODULES = (data, larmi, g2rec, models, comparisons, evaluation, search)
 
 
 def default_resources(store: AssetStore | None = None) -> dict[str, Any]:
