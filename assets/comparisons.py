@@ -13,6 +13,7 @@ import pandas as pd
 from assets.common import sequence_data
 from assets.models import TRAINED, train_into_staging
 from recsys_dagster.baselines import config as settings
+from recsys_dagster.models import MODELS
 from resources.gpu import GpuResource
 from resources.storage import AssetStore
 
@@ -39,8 +40,28 @@ class BERT4RecModelConfig(settings.BERT4RecConfig, dg.Config):
     """Settings of BERT4Rec."""
 
 
+class MINDModelConfig(settings.MINDConfig, dg.Config):
+    """Settings of MIND."""
+
+
+class ComiRecSAModelConfig(settings.ComiRecSAConfig, dg.Config):
+    """Settings of ComiRec-SA."""
+
+
+class ComiRecDRModelConfig(settings.ComiRecDRConfig, dg.Config):
+    """Settings of ComiRec-DR."""
+
+
+class Re4ModelConfig(settings.Re4Config, dg.Config):
+    """Settings of Re4."""
+
+
+class REMIModelConfig(settings.REMIConfig, dg.Config):
+    """Settings of REMI."""
+
+
 def _comparison(name: str, config_class: type[dg.Config], description: str) -> dg.AssetsDefinition:
-    """One asset `<name>_model` around `recsys_dagster.baselines.<name>.train_<name>`."""
+    """One asset `<name>_model` around `train_<name>` in the model's module."""
 
     @dg.asset(**TRAINED, name=f"{name}_model", group_name=GROUP, code_version="1", description=description)
     def trained_model(
@@ -52,7 +73,7 @@ def _comparison(name: str, config_class: type[dg.Config], description: str) -> d
         users: pd.DataFrame,
         items: pd.DataFrame,
     ) -> dg.MaterializeResult[Any]:
-        train = getattr(import_module(f"recsys_dagster.baselines.{name}"), f"train_{name}")
+        train = getattr(import_module(f"recsys_dagster.{MODELS[name][0]}"), f"train_{name}")
         data = sequence_data(context.partition_key, interactions, users, items)
         return train_into_staging(
             context, store, gpu, config, interactions, (),
@@ -87,4 +108,31 @@ bert4rec_model = _comparison(
     "bert4rec",
     BERT4RecModelConfig,
     "BERT4Rec (Sun et al., 2019): bidirectional self-attention that fills in masked items (cloze).",
+)
+mind_model = _comparison(
+    "mind",
+    MINDModelConfig,
+    "MIND (Li et al., 2019): dynamic routing of the history to capsules, each an interest; the interest that likes the "
+    "target best learns.",
+)
+comirec_sa_model = _comparison(
+    "comirec_sa",
+    ComiRecSAModelConfig,
+    "ComiRec-SA (Cen et al., 2020): `V_u = H softmax(W2' tanh(W1 H))'`, an interest for each row of the attention.",
+)
+comirec_dr_model = _comparison(
+    "comirec_dr",
+    ComiRecDRModelConfig,
+    "ComiRec-DR (Cen et al., 2020): dynamic routing with a map for each interest.",
+)
+re4_model = _comparison(
+    "re4",
+    Re4ModelConfig,
+    "Re4 (Zhang et al., 2022): self-attentive interests, and losses that look back: re-contrast, re-attend, "
+    "re-construct.",
+)
+remi_model = _comparison(
+    "remi",
+    REMIModelConfig,
+    "REMI (Xie et al., 2023): ComiRec-SA with interest-aware hard negatives and routing regularisation.",
 )

@@ -1,6 +1,6 @@
 """What every model has to hold, as base classes for its tests.
 
-A test class names its model, which `recsys_dagster.baselines.<name>.train_<name>` trains, and inherits the tests:
+A test class names its model, which `train_<name>` in the model's module trains, and inherits the tests:
 
     class TestBPR(LearnerContract):
         name, floor = "bpr", (0.28, 0.14)
@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from recsys_dagster.data.histories import TEST, Histories
-from recsys_dagster.models import load_model
+from recsys_dagster.models import MODELS, load_model
 from recsys_dagster.training import batching, loop
 from recsys_dagster.training.artifact import read_config, read_state
 from recsys_dagster.training.checkpoint import Checkpoint
@@ -132,7 +132,7 @@ class LearnerContract(ScorerContract):
     """Of anything that the training loop trains."""
 
     def train(self, data, config, output, runtime, checkpoint=None):
-        train = getattr(import_module(f"recsys_dagster.baselines.{self.name}"), f"train_{self.name}")
+        train = getattr(import_module(f"recsys_dagster.{MODELS[self.name][0]}"), f"train_{self.name}")
         return train(data, config, runtime, output, checkpoint)
 
     def test_the_same_seed_gives_the_same_weights(self, trained, toy_data, tmp_path):

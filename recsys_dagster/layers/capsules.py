@@ -89,12 +89,19 @@ def _gather(weights: torch.Tensor, vectors: torch.Tensor, maps: torch.Tensor | N
     """sum_j weights[b, t, k, j] vectors[b, j] as one batched matrix product, then W_k where there are maps."""
     batch, prefixes, interests, length = weights.shape
     m = torch.bmm(weights.reshape(batch, -1, length), vectors).view(batch, prefixes, interests, -1)
-    return m if maps is None else (m[..., None, :] @ maps.transpose(1, 2))[..., 0, :]
+    return m if maps is None else _each(m, maps.transpose(1, 2))
 
 
 def _agree(capsules: torch.Tensor, vectors: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
     """Inner products of every capsule [b, t, k] with every item [b, j], or of W_k' times it where there are maps."""
     batch, prefixes, interests, d = capsules.shape
     if maps is not None:
-        capsules = (capsules[..., None, :] @ maps)[..., 0, :]
+        capsules = _each(capsules, maps)
     return torch.bmm(capsules.reshape(batch, -1, d), vectors.transpose(1, 2)).view(batch, prefixes, interests, -1)
+
+
+def _each(capsules: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """Capsule k of float [batch, prefixes, K, d] times matrix k of [K, d, d]: K products, not one a capsule."""
+    batch, prefixes, interests, d = capsules.shape
+    by_interest = capsules.permute(2, 0, 1, 3).reshape(interests, -1, d)
+    return torch.bmm(by_interest, matrices).view(interests, batch, prefixes, d).permute(1, 2, 0, 3)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from recsys_dagster.training.loss import CHUNK_ELEMENTS, ScoreBias
 
@@ -24,7 +24,7 @@ def hard_negative_cross_entropy(
     whole catalogue is there, so the expectation is taken exactly. As with any drawing, no gradient flows through the
     probabilities. At beta = 0 this is the full cross-entropy.
 
-    Scores are made in chunks, and again for the gradient, so that memory is bounded by a chunk.
+    The [positions, N] scores are made in chunks, and the gradient of each chunk is taken on the spot.
 
     Args:
         queries: float [positions, d].
@@ -33,43 +33,73 @@ def hard_negative_cross_entropy(
         hardness: beta, at least 0.
         bias: added to the scores of some pairs.
     """
-    chunk = max(CHUNK_ELEMENTS // len(items), 16)
-    total = queries.new_zeros(())
-    places = values = biased = None
+    pairs: tuple[torch.Tensor | None, ...] = (None, None, None)
     if bias is not None:
         places, order = bias.positions.sort(stable=True)
-        biased, values = bias.items[order], bias.values[order]
-    for start in range(0, len(queries), chunk):
-        part = slice(start, min(start + chunk, len(queries)))
-        own: tuple[torch.Tensor | None, ...] = (None, None, None)
-        if places is not None and biased is not None and values is not None:
-            first, last = torch.searchsorted(
-                places, torch.tensor([part.start, part.stop], device=places.device)
-            ).tolist()
-            own = (places[first:last] - start, biased[first:last], values[first:last])
-        summed: torch.Tensor = checkpoint(
-            _summed, queries[part], items, targets[part], hardness, *own, use_reentrant=False, preserve_rng_state=False
-        )
-        total = total + summed
-    return total / max(len(queries), 1)
+        pairs = (places, bias.items[order], bias.values[order])
+    loss: torch.Tensor = _HardNegativeCrossEntropy.apply(queries, items, targets, hardness, *pairs)
+    return loss
 
 
-def _summed(
-    queries: torch.Tensor,
-    items: torch.Tensor,
-    targets: torch.Tensor,
-    hardness: float,
-    places: torch.Tensor | None,
-    biased: torch.Tensor | None,
-    values: torch.Tensor | None,
-) -> torch.Tensor:
-    """Summed loss of a few positions."""
-    scores = queries @ items.T
-    if places is not None and biased is not None and values is not None:
-        scores = scores.index_put((places, biased), values.to(scores), accumulate=True)
+class _HardNegativeCrossEntropy(torch.autograd.Function):
+    """Computes the gradients of its inputs while it computes the loss, so that no scores are kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: torch.Tensor,
+        items: torch.Tensor,
+        targets: torch.Tensor,
+        hardness: float,
+        places: torch.Tensor | None,
+        biased: torch.Tensor | None,
+        values: torch.Tensor | None,
+    ) -> torch.Tensor:
+        q, v = queries.detach().float(), items.detach().float()
+        grad_q, grad_v = torch.zeros_like(q), torch.zeros_like(v)
+        grad_values = None if values is None else torch.zeros_like(values, dtype=torch.float32)
+        total = torch.zeros((), device=q.device, dtype=torch.float64)
+        chunk = max(CHUNK_ELEMENTS // len(v), 16)
+        starts = torch.arange(0, len(q) + chunk, chunk, device=q.device)
+        ends = [] if places is None else torch.searchsorted(places, starts).tolist()
+        with torch.autocast(q.device.type, enabled=False):
+            for index, start in enumerate(range(0, len(q), chunk)):
+                part = slice(start, min(start + chunk, len(q)))
+                scores = q[part] @ v.T
+                pair = None
+                if places is not None and biased is not None and values is not None:
+                    own = slice(ends[index], ends[index + 1])
+                    pair = (places[own] - start, biased[own])
+                    scores[pair] += values.detach()[own].float()
+                loss, grad = _chunk(scores, targets[part], hardness)
+                total += loss
+                grad_q[part] = grad @ v
+                grad_v += grad.T @ q[part]
+                if pair is not None and grad_values is not None:
+                    grad_values[own] = grad[pair]
+        ctx.save_for_backward(grad_q, grad_v, grad_values)
+        ctx.positions = max(len(q), 1)
+        return (total / ctx.positions).to(torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad_q, grad_v, grad_values = ctx.saved_tensors
+        scale = grad_outputs[0] / ctx.positions
+        own = None if grad_values is None else grad_values * scale
+        return grad_q * scale, grad_v * scale, None, None, None, None, own
+
+
+def _chunk(scores: torch.Tensor, targets: torch.Tensor, hardness: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed loss of a few positions and its gradient by their scores float [positions, N]."""
     rows = torch.arange(len(targets), device=targets.device)
-    own = scores[rows, targets]
-    nothing = torch.full((), -torch.inf, device=scores.device, dtype=scores.dtype)
-    log_p = (hardness * scores.detach()).index_put((rows, targets), nothing).log_softmax(1)
-    expected = (scores + log_p).logsumexp(1) + math.log(len(items) - 1)
-    return (torch.logaddexp(own, expected) - own).sum()
+    own, likely = scores[rows, targets], hardness * scores
+    likely[rows, targets] = -torch.inf
+    # log of p_j exp(s_j), and of its sum over the negatives
+    weighed = likely.log_softmax(1).add_(scores)
+    drawn = weighed.logsumexp(1)
+    against = drawn + math.log(scores.shape[1] - 1)
+    loss = (torch.logaddexp(own, against) - own).sum(dtype=torch.float64)
+    missed = torch.sigmoid(against - own)  # the share of the softmax that is not the target's
+    grad = weighed.sub_(drawn[:, None]).exp_().mul_(missed[:, None])
+    grad[rows, targets] = -missed
+    return loss, grad

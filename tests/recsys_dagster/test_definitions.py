@@ -20,7 +20,10 @@ LINEAGE = {
         "coengagement_graph", "soft_memberships", "prototypes", "item_embeddings", "interest_tokens", "g2rec_model",
     },
     "baselines": {"popularity_model", "sasrec_model"},
-    "comparisons": {"bpr_model", "lightgcn_model", "gru4rec_model", "caser_model", "bert4rec_model"},
+    "comparisons": {
+        "bpr_model", "lightgcn_model", "gru4rec_model", "caser_model", "bert4rec_model", "mind_model",
+        "comirec_sa_model", "comirec_dr_model", "re4_model", "remi_model",
+    },
     "search": {"larmi_trials", "larmi_search_table"},
     "evaluation": {"metrics", "user_metrics", "leaderboard", "recommendations", "interest_report"},
 }  # fmt: skip
