@@ -21,6 +21,7 @@ import torch
 from benchmarks.common import main
 from benchmarks.larmi_stages import Solver, Stages, Synthesis
 from benchmarks.ranking import load
+from recsys_dagster.data.features import item_features
 from recsys_dagster.data.histories import TEST
 from recsys_dagster.evaluation.metrics import user_metrics
 from recsys_dagster.larmi.config import LARMIConfig
@@ -58,6 +59,11 @@ PARTS: dict[str, dict[str, Variant]] = {
         "random groups, max cover": Variant(synthesis="random"),
         "w/o-rep": Variant(solver="random"),
         "greedy": Variant(solver="greedy"),
+        # what is ours and not the paper's
+        "without words": Variant({"features": False}),
+        "without the crowd's interests": Variant({"crowd": False}),
+        "without both": Variant({"features": False, "crowd": False}),
+        "nothing keeps interests apart": Variant({"apart_weight": 0.0}),
     },
     "solvers": {
         WHOLE: Variant(),
@@ -88,7 +94,7 @@ class Trials:
 
     def __init__(self, dataset: str, seeds: int, settings: dict[str, Any], device: str = "cpu") -> None:
         self.data, tables = load(dataset)
-        self.stages = Stages(self.data, tables.items)
+        self.stages, self.features = Stages(self.data, tables.items), item_features(tables.items)
         self.seeds, self.settings, self.device = seeds, settings, device
         self._known: dict[tuple[str, Synthesis, Solver], dict[str, Any]] = {}
         self._users: dict[tuple[str, Synthesis, Solver], pd.Series] = {}
@@ -105,10 +111,19 @@ class Trials:
                     facts = train_larmi(
                         self.data, self.stages.user_clusters, selected.clusters, config,
                         Runtime(device=self.device, seed=seed), Path(folder) / "larmi",
+                        features=self.features if config.features else None,
                     )  # fmt: skip
                     each = per_user(load_model(Path(folder) / "larmi", self.device), self.data)
                 users.append(each[TESTED])
-                rows.append({**each.mean(), **{name: facts[name] for name in ("validation_recall", "seconds")}})
+                rows.append(
+                    {
+                        **each.mean(),
+                        **{
+                            name: facts.get(name, np.nan)
+                            for name in ("validation_recall", "interest_cosine", "seconds")
+                        },
+                    }
+                )
             table = pd.DataFrame(rows)
             found = {name: round(float(value), 4) for name, value in table.mean().items()}
             spread = round(float(table[TESTED].std()), 4) if self.seeds > 1 else None

@@ -6,7 +6,7 @@ import torch
 from recsys_dagster.data.histories import TEST
 from recsys_dagster.larmi.config import LARMIConfig
 from recsys_dagster.larmi.memberships import cluster_table
-from recsys_dagster.larmi.model import LARMI, train_larmi
+from recsys_dagster.larmi.model import CLUSTER_START, LARMI, train_larmi
 from recsys_dagster.layers.repeats import UNIT
 from recsys_dagster.models import load_model
 from recsys_dagster.training.batching import SequenceBatch, pad
@@ -16,7 +16,17 @@ pytestmark = pytest.mark.usefixtures("small_cutoff")
 
 N_ITEMS = 24
 RECENCY = (0.4, 0.25)
-SMALL = LARMIConfig(dimension=8, dropout=0.0, interests=3, epochs=5, patience=5, batch_size=16, learning_rate=3e-3)
+SMALL = LARMIConfig(
+    dimension=8,
+    dropout=0.0,
+    interests=3,
+    features=False,
+    weight_decay=0.0,
+    epochs=5,
+    patience=5,
+    batch_size=16,
+    learning_rate=3e-3,
+)
 
 
 def clusters_of(data):
@@ -52,6 +62,12 @@ def slow_interests(model, items, clusters):
         weights = np.array([np.exp(w @ v[j] + b - RECENCY[0] * (len(items) - 1 - j)) for j in members])
         h.append(sum(a * v[j] for a, j in zip(weights / weights.sum(), members, strict=True)))
     g = model.routing_logits.double().numpy()[: len(items), :k_all].copy()
+    by_appearance = sorted(clusters, key=lambda members: (members[0], clusters.index(members)))
+    for j in range(len(items)):
+        own = [c for c, members in enumerate(by_appearance) if j in members]
+        for c in own:
+            if c % model.config.interests < k_all:
+                g[j, c % model.config.interests] += CLUSTER_START / len(own)
     for turn in range(model.config.routing_rounds):
         m = np.zeros((k_all, v.shape[1]))
         for j in range(len(items)):
@@ -149,7 +165,7 @@ def test_padding_and_company_change_no_score(toy_data):
 
 def test_training_scores_are_those_of_scoring(toy_data):
     """The loss is the cross-entropy of `score_batch` of every prefix: interests, readout and repeat bias agree."""
-    model = build(toy_data, contrastive_weight=0.0)
+    model = build(toy_data, contrastive_weight=0.0, apart_weight=0.0)
     with torch.no_grad():
         set_repeats(model)
         model.recency.copy_(torch.tensor(RECENCY))
