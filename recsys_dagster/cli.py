@@ -22,7 +22,7 @@ from recsys_dagster.cli_common import (
     stored,
     user_number,
 )
-from recsys_dagster.cli_larmi import explain, search
+from recsys_dagster.cli_larmi import explain, export, search
 from recsys_dagster.cli_llm import llm_app
 from recsys_dagster.errors import RecsysError
 
@@ -40,6 +40,7 @@ app.add_typer(datasets_app, name="datasets")
 app.add_typer(llm_app, name="llm")
 app.command()(explain)
 app.command()(search)
+app.command()(export)
 
 
 @datasets_app.command("list")

@@ -1,4 +1,4 @@
-"""The commands about LARMI: `explain` a user's interests, `search` its settings over the paper's grid."""
+"""The commands about LARMI: `explain` a user's interests, `search` its settings, `export` its vectors."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from recsys_dagster.larmi.explain import Interest
+    from recsys_dagster.larmi.model import LARMI
+    from recsys_dagster.training.data import SequenceData
 
 SHOWN = 5
 """Labels and items of an interest that are shown in text; the JSON has all of them."""
@@ -42,31 +44,36 @@ def explain(
     A name is the language model's (or the local clusterer's) for a group of the user's items; an interest is made of
     several with weights. Shares tell how much of an interest each item of the whole history makes up.
     """
-    from recsys_dagster.data.registry import get_dataset
     from recsys_dagster.larmi.explain import explain_user
-    from recsys_dagster.larmi.model import LARMI
-    from recsys_dagster.models import load_model
-    from recsys_dagster.training.data import SequenceData, concatenate
-    from resources.storage import AssetStore, local_directory
 
-    spec = get_dataset(dataset)
-    interactions, users, items, clusters = (
-        required(name, dataset) for name in ("interactions", "users", "items", "user_clusters")
-    )
-    user_id = user_number(users, user, dataset)
-    try:
-        model = load_model(local_directory(AssetStore().path("larmi_model", dataset, "")))
-    except FileNotFoundError:
-        not_materialized("larmi_model", dataset)
-    assert isinstance(model, LARMI)
-    data = SequenceData.from_tables(interactions, n_users=len(users), n_items=len(items), max_length=spec.max_length)
-    histories = concatenate(data.history(2), data.test)
-    found = explain_user(model, histories, clusters, user_id, mask_seen=data.mask_seen, n=n)
+    model, data, users, items = _trained(dataset)
+    clusters = required("user_clusters", dataset)
+    number = user_number(users, user, dataset)
+    found = explain_user(model, data.whole(), clusters, number, mask_seen=data.mask_seen, n=n)
     interests = _with_titles(found, items)
     if as_json:
         print_json({"dataset": dataset, "user": user, "model": "larmi", "interests": interests})
         return
     _show(interests)
+
+
+def _trained(dataset: str) -> tuple[LARMI, SequenceData, pd.DataFrame, pd.DataFrame]:
+    """The stored LARMI of a dataset, its splits, users and items."""
+    from recsys_dagster.data.registry import get_dataset
+    from recsys_dagster.larmi.model import LARMI
+    from recsys_dagster.models import load_model
+    from recsys_dagster.training.data import SequenceData
+    from resources.storage import AssetStore, local_directory
+
+    length = get_dataset(dataset).max_length
+    interactions, users, items = (required(name, dataset) for name in ("interactions", "users", "items"))
+    try:
+        model = load_model(local_directory(AssetStore().path("larmi_model", dataset, "")))
+    except FileNotFoundError:
+        not_materialized("larmi_model", dataset)
+    assert isinstance(model, LARMI)
+    data = SequenceData.from_tables(interactions, n_users=len(users), n_items=len(items), max_length=length)
+    return model, data, users, items
 
 
 def _with_titles(interests: list[Interest], items: pd.DataFrame) -> list[dict[str, Any]]:
@@ -164,3 +171,20 @@ def search(
             failed |= not table.success
     if failed:
         raise typer.Exit(1)
+
+
+def export(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it must not exist yet.")],
+) -> None:
+    """Write LARMI's user interests and item vectors as Parquet, for serving (docs/serving.md)."""
+    from recsys_dagster.larmi.export import write_export
+    from recsys_dagster.larmi.retrieval import vectors_of
+
+    if output.exists():
+        raise RecsysError(f"--output {output}: it exists already.", mend="name a new folder, or remove that one.")
+    model, data, users, items = _trained(dataset)
+    vectors = vectors_of(model, data.whole())
+    facts = write_export(output, vectors, users, items, dataset=dataset, mask_seen=data.mask_seen)
+    for name, value in facts.items():
+        console().print(f"{name}: {value}", highlight=False)
