@@ -16,9 +16,7 @@ from recsys_dagster.errors import RecsysError
 from recsys_dagster.larmi.retrieval import Vectors
 
 MANIFEST = "manifest.json"
-SCORE = "max over the user's interests of the inner product with the item's vector, plus the pair's bias in history"
-    "max over the user's interests of the inner product with the item's vector, plus the bias of the pair in history"
-)
+SCORE = "largest inner product of the item's vector with the user's interests, plus the bias of the pair in history"
 
 
 def write_export(
