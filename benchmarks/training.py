@@ -1,4 +1,4 @@
-"""Training speed of SASRec beside the peers' SASRec, and what G2Rec's profile tokens cost over items alone.
+"""Training speed: SASRec beside the peers' SASRec, G2Rec's profile tokens beside items alone, LARMI beside MIND.
 
 All take turns in one run, on one machine with the same number of threads: a window of steps each, again and again; a
 figure is the median of its windows. Ours run the project's own loop, the peers their libraries'.
@@ -223,27 +223,47 @@ def speeds(data: SequenceData, pythons: dict[str, Path], steps: int, rounds: int
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
+    if options.model == "larmi":
+        return larmi_run(options)
     wanted = [library for library in ("recbole", "cornac") if library not in options.without]
     try:
         pythons = {library: python_of(library, getattr(options, f"python_env_{library}")) for library in wanted}
     except RecsysError as error:
         raise SystemExit(f"error: {error}") from None
-    data, _ = load(options.dataset)
+    steps = options.steps or 20
+    data, _ = load(options.dataset or "beauty")
     torch.use_deterministic_algorithms(True, warn_only=True)  # as our training has it
     positions = int(np.minimum(np.maximum(data.train.lengths - 1, 0), data.max_length).sum())
     return {
-        "dataset": options.dataset,
-        "steps": options.steps,
+        "dataset": options.dataset or "beauty",
+        "steps": steps,
         "rounds": options.rounds,
         "targets_an_epoch": positions,
-        **speeds(data, pythons, options.steps, options.rounds),
-        **overheads(data, options.steps, options.rounds),
+        **speeds(data, pythons, steps, options.rounds),
+        **overheads(data, steps, options.rounds),
     }
 
 
+def larmi_run(options: argparse.Namespace) -> dict[str, Any]:
+    """LARMI beside MIND, and routing beside the ports'."""
+    from benchmarks import larmi_training
+
+    dataset, steps = options.dataset or "office_622", options.steps or round(1 / larmi_training.WEIGHT)
+    data, tables = load(dataset)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    costs = larmi_training.overhead(data, tables, steps, options.rounds)
+    return {"dataset": dataset, "steps": steps, "rounds": options.rounds, **costs, **larmi_training.routing()}
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", default="beauty", help="a dataset of datasets.toml")
-    parser.add_argument("--steps", type=int, default=20, help="steps of a window, of 256 rows each")
+    parser.add_argument(
+        "--model",
+        choices=["g2rec", "larmi"],
+        default="g2rec",
+        help="larmi: LARMI and MIND in place of G2Rec and SASRec",
+    )
+    parser.add_argument("--dataset", help="a dataset of datasets.toml; beauty, or office_622 for LARMI, unless given")
+    parser.add_argument("--steps", type=int, help="steps of a window: 20, or 1 / lambda for LARMI, unless given")
     parser.add_argument("--rounds", type=int, default=5, help="measured windows of each")
     parser.add_argument("--without", nargs="*", default=[], choices=["recbole", "cornac"], help="peers to leave out")
     for library in ("recbole", "cornac"):

@@ -65,7 +65,7 @@ class ComiRecDR(MultiInterestModel):
         super().__init__(config, n_items=n_items, max_length=max_length)
         d = config.dimension
         self.rounds = config.routing_rounds
-        self.maps = nn.Parameter(torch.eye(d) + torch.randn(config.interests, d, d) * 0.5 * d**-0.5)
+        self.maps = nn.Parameter(torch.eye(d) + torch.randn(config.interests, d, d) * 0.1 * d**-0.5)
         self.recency = nn.Parameter(torch.zeros(())) if config.recency else None
 
     def extract(self, vectors: torch.Tensor, batch: SequenceBatch) -> Interests:

@@ -84,6 +84,8 @@ class MINDConfig(RoutedConfig):
 class ComiRecDRConfig(RoutedConfig):
     """Controllable multi-interest framework with dynamic routing (Cen et al., 2020) with full cross-entropy."""
 
+    interests: int = Field(2, ge=1, description="K, the most interests of a user; a short history has fewer")
+
 
 class ComiRecSAConfig(MultiInterestConfig):
     """Controllable multi-interest framework with self-attention (Cen et al., 2020) with full cross-entropy."""
@@ -102,6 +104,8 @@ class Re4Config(ComiRecSAConfig):
 
 class REMIConfig(ComiRecSAConfig):
     """ComiRec-SA trained with hard negatives and routing regularisation (Xie et al., 2023)."""
+
+    interests: int = Field(8, ge=1, description="K, the most interests of a user")
 
     hardness: float = Field(0.5, ge=0, description="Beta of the negatives' distribution; 0 is full cross-entropy")
     routing_weight: float = Field(1.0, ge=0, description="Weight of the routing regularisation")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -262,6 +263,40 @@ class LARMI(SequentialModel):
         return scores
 
 
+def assembly(
+    data: SequenceData,
+    user_clusters: pd.DataFrame,
+    representative_clusters: pd.DataFrame,
+    config: LARMIConfig,
+    features: ItemFeatures | None = None,
+) -> tuple[Callable[..., LARMI], dict[str, int]]:
+    """What builds a LARMI that is ready to learn, called as ``build(config, **shape)``; and that shape.
+
+    The arguments are those of `train_larmi`, and so is what it raises.
+    """
+    if config.features and features is None:
+        raise ValueError("config.features is set, but no features were given: see data.features.item_features")
+    keys, values = cluster_table(user_clusters, data.n_items)
+    synthesized = synthesized_users(representative_clusters)
+    crowd = interest_features(representative_clusters, data.n_items) if config.crowd and synthesized else None
+    shape = {"n_items": data.n_items, "max_length": data.max_length, "memberships": len(keys)}
+    shape |= FeatureVectors.shape(features)
+    if crowd is not None:
+        shape |= {"crowd_interests": crowd.n_features, "crowd_entries": len(crowd.features)}
+
+    def build(config: LARMIConfig, **sizes: int) -> LARMI:
+        model = LARMI(config, **sizes)
+        model.cluster_keys.copy_(keys)
+        model.cluster_values.copy_(values)
+        model.synthesized = synthesized
+        for shared, filling in ((model.features, features), (model.crowd, crowd)):
+            if shared is not None and filling is not None:
+                shared.fill(filling)
+        return model
+
+    return build, shape
+
+
 def train_larmi(
     data: SequenceData,
     user_clusters: pd.DataFrame,
@@ -287,25 +322,6 @@ def train_larmi(
     Raises:
         ValueError: the settings ask for words and there are none.
     """
-    if config.features and features is None:
-        raise ValueError("config.features is set, but no features were given: see data.features.item_features")
-    keys, values = cluster_table(user_clusters, data.n_items)
-    synthesized = synthesized_users(representative_clusters)
-    crowd = interest_features(representative_clusters, data.n_items) if config.crowd and synthesized else None
-    shape = {"n_items": data.n_items, "max_length": data.max_length, "memberships": len(keys)}
-    shape |= FeatureVectors.shape(features)
-    if crowd is not None:
-        shape |= {"crowd_interests": crowd.n_features, "crowd_entries": len(crowd.features)}
-
-    def build(config: LARMIConfig, **sizes: int) -> LARMI:
-        model = LARMI(config, **sizes)
-        model.cluster_keys.copy_(keys)
-        model.cluster_values.copy_(values)
-        model.synthesized = synthesized
-        for shared, filling in ((model.features, features), (model.crowd, crowd)):
-            if shared is not None and filling is not None:
-                shared.fill(filling)
-        return model
-
+    build, shape = assembly(data, user_clusters, representative_clusters, config, features)
     facts = train_and_save("larmi", build, shape, data, config, runtime, output, checkpoint)
-    return facts | {"synthesized_users": len(synthesized)}
+    return facts | {"synthesized_users": representative_clusters["user_id"].nunique()}

@@ -24,19 +24,6 @@ def recency_decay(rate: torch.Tensor, length: int) -> torch.Tensor:
     return torch.exp(-rate * (place[:, None] - place).clamp(min=0))
 
 
-def dynamic_routing(
-    mapped: torch.Tensor,
-    visible: torch.Tensor,
-    logits: torch.Tensor,
-    valid: torch.Tensor,
-    rounds: int,
-    decay: torch.Tensor | None = None,
-    maps: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """The capsules m of `route`, without the weights."""
-    return route(mapped, visible, logits, valid, rounds, decay, maps)[0]
-
-
 def route(
     mapped: torch.Tensor,
     visible: torch.Tensor,
@@ -51,8 +38,9 @@ def route(
     A round: b = softmax of the logits over the *interests*, m_k = sum_j b_jk W v_j (Eq. 14), logits_jk += W v_j . e_k
     with e_k the squashed m_k (Eq. 15). Gradients flow through the last round alone; the routing itself is no parameter.
 
-    Sums and inner products are two batched matrix products a round; the vectors are never repeated for each interest.
-    That holds with a map for each interest too, since sum_j b_jk W_k v_j = W_k sum_j b_jk v_j.
+    The rounds before the last need no capsule, only its inner products with the items and its length, and both follow
+    from the inner products of the items: with G = V V', v_j . m_k = (b_k G)_j and ||m_k||^2 = b_k G b_k'. So a round is
+    one batched product of [prefixes * K, length] and [length, length], and vectors are never repeated for an interest.
 
     Args:
         mapped: W v, float [batch, length, d]; v itself where `maps` are given.
@@ -72,36 +60,34 @@ def route(
     seen = visible[:, :, None, :].to(mapped.dtype)  # [batch, prefixes, 1, length]
     if decay is not None:
         seen = seen * decay[:, None, :]
-    fixed, fixed_seen = mapped.detach(), seen.detach()
-    fixed_maps = None if maps is None else maps.detach()
     g = logits.movedim(-1, -2).to(mapped)  # [(batch,) K, length]
     g = g[None, None] if g.dim() == 2 else g[:, None]
     if not bool(valid.all()):
         g = g.masked_fill(~valid[..., None], -torch.inf)
-    for _ in range(rounds - 1):
-        e = squash(_gather(torch.softmax(g, dim=2) * fixed_seen, fixed, fixed_maps))
-        g = g + _agree(e, fixed, fixed_maps)
+    with torch.no_grad():
+        gram = _gram(mapped, maps) if rounds > 1 else mapped
+        for _ in range(rounds - 1):
+            b = torch.softmax(g, dim=2) * seen
+            agreement = _times_gram(b, gram)  # of m_k and item j: [batch, prefixes, K, length]
+            norm = (agreement * b).sum(-1, keepdim=True).clamp(min=0).sqrt()
+            g = g + agreement * (norm / (1 + norm.square()))  # m_k squashed
     weights = torch.softmax(g, dim=2) * seen
-    return _gather(weights, mapped, maps), weights
+    batch, prefixes, k, length = weights.shape
+    m = torch.bmm(weights.view(batch, prefixes * k, length), mapped).view(batch, prefixes, k, -1)
+    return m if maps is None else torch.einsum("btkd,ked->btke", m, maps), weights
 
 
-def _gather(weights: torch.Tensor, vectors: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
-    """sum_j weights[b, t, k, j] vectors[b, j] as one batched matrix product, then W_k where there are maps."""
-    batch, prefixes, interests, length = weights.shape
-    m = torch.bmm(weights.reshape(batch, -1, length), vectors).view(batch, prefixes, interests, -1)
-    return m if maps is None else _each(m, maps.transpose(1, 2))
+def _gram(vectors: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
+    """Inner products of the items of each history: float [batch, length, length], or [batch, K, ...] under each map."""
+    if maps is None:
+        return torch.bmm(vectors, vectors.transpose(1, 2))
+    each = [torch.bmm(vectors @ (w.T @ w), vectors.transpose(1, 2)) for w in maps]
+    return torch.stack(each, dim=1)
 
 
-def _agree(capsules: torch.Tensor, vectors: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
-    """Inner products of every capsule [b, t, k] with every item [b, j], or of W_k' times it where there are maps."""
-    batch, prefixes, interests, d = capsules.shape
-    if maps is not None:
-        capsules = _each(capsules, maps)
-    return torch.bmm(capsules.reshape(batch, -1, d), vectors.transpose(1, 2)).view(batch, prefixes, interests, -1)
-
-
-def _each(capsules: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-    """Capsule k of float [batch, prefixes, K, d] times matrix k of [K, d, d]: K products, not one a capsule."""
-    batch, prefixes, interests, d = capsules.shape
-    by_interest = capsules.permute(2, 0, 1, 3).reshape(interests, -1, d)
-    return torch.bmm(by_interest, matrices).view(interests, batch, prefixes, d).permute(1, 2, 0, 3)
+def _times_gram(b: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
+    """b_k G for every prefix and interest: float [batch, prefixes, K, length]."""
+    batch, prefixes, k, length = b.shape
+    if gram.dim() == 3:
+        return torch.bmm(b.reshape(batch, prefixes * k, length), gram).view(batch, prefixes, k, length)
+    return (b.transpose(1, 2) @ gram).transpose(1, 2)

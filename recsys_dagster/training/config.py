@@ -62,7 +62,7 @@ class MultiInterestConfig(TrainingConfig):
     """What the models of several interests a user share."""
 
     interests: int = Field(4, ge=1, description="K, the most interests of a user")
-    learning_rate: float = Field(5e-3, gt=0, description="Adam's step size after a warm-up of 100 steps")
+    learning_rate: float = Field(1e-2, gt=0, description="Adam's step size after a warm-up of 100 steps")
     dropout: float = Field(0.3, ge=0, lt=1, description="Dropout of the item vectors that the model reads")
     similarity: Literal["cosine", "inner"] = Field(
         "cosine", description="Score of an item: cosine over a learned temperature, or inner product"

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_dagster.layers.capsules import dynamic_routing, recency_decay, route, squash, visible_prefixes
+from recsys_dagster.layers.capsules import recency_decay, route, squash, visible_prefixes
 
 
 def slow_routing(mapped, visible, logits, valid, rounds, maps=None):
@@ -78,7 +78,7 @@ def test_gradients_flow_through_the_last_round_alone():
     mapped = torch.randn(1, 4, 3, generator=generator, requires_grad=True)
     visible, valid = torch.ones(1, 1, 4, dtype=torch.bool), torch.ones(1, 1, 2, dtype=torch.bool)
     logits = torch.randn(4, 2, generator=generator)
-    out = dynamic_routing(mapped, visible, logits, valid, rounds=3)
+    out = route(mapped, visible, logits, valid, rounds=3)[0]
     (grad,) = torch.autograd.grad(out.sum(), mapped)
     # the last round's weights are constants that sum to 1 over the interests, so each item's gradient is all ones
     torch.testing.assert_close(grad, torch.ones_like(grad))
@@ -87,7 +87,7 @@ def test_gradients_flow_through_the_last_round_alone():
 def test_an_interest_that_is_not_valid_is_zero():
     mapped = torch.randn(1, 3, 4)
     valid = torch.tensor([[[True, False]]])
-    out = dynamic_routing(mapped, torch.ones(1, 1, 3, dtype=torch.bool), torch.zeros(3, 2), valid, rounds=2)
+    out = route(mapped, torch.ones(1, 1, 3, dtype=torch.bool), torch.zeros(3, 2), valid, rounds=2)[0]
     assert out[0, 0, 1].abs().max() == 0
     torch.testing.assert_close(out[0, 0, 0], mapped.sum(1)[0])
 
@@ -97,5 +97,5 @@ def test_padding_changes_nothing(rounds):
     mapped, logits = torch.randn(1, 6, 4), torch.randn(6, 3)
     valid = torch.ones(1, 1, 3, dtype=torch.bool)
     visible = torch.arange(6)[None, None] < 4
-    short = dynamic_routing(mapped[:, :4], visible[..., :4], logits[:4], valid, rounds)
-    torch.testing.assert_close(dynamic_routing(mapped, visible, logits, valid, rounds), short)
+    short = route(mapped[:, :4], visible[..., :4], logits[:4], valid, rounds)[0]
+    torch.testing.assert_close(route(mapped, visible, logits, valid, rounds)[0], short)
