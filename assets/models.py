@@ -175,24 +175,22 @@ def larmi_model(
     `L = L_rec + lambda * L_contrastive`, the latter on the selected synthesized users every round(1 / lambda) steps; an
     item's score is the largest over the user's interests.
     """
-    from recsys_dagster.data.features import item_features
     from recsys_dagster.larmi.model import train_larmi
 
     data = sequence_data(context.partition_key, interactions, users, items)
-    features = item_features(items) if config.features else None
     mind = store.previous_directory(MIND, context.partition_key)
     if mind is not None and trained_on(mind).get("interactions") != data_fingerprint(interactions):
         mind = None  # of another log: its item ids mean other items
 
     def train(runtime: "Runtime", output: Path, checkpoint: Path) -> dict[str, Any]:
         facts = train_larmi(
-            data, user_clusters, representative_clusters, config, runtime, output, checkpoint, features
+            data, user_clusters, representative_clusters, config, runtime, output, checkpoint
         )  # fmt: skip
         return {**facts, **(interest_metadata(output, data, user_clusters, mind) if runtime.seed == gpu.seed else {})}
 
     return train_into_staging(
         context, store, gpu, config, interactions,
-        (user_clusters, representative_clusters, *_entries(features)), train,
+        (user_clusters, representative_clusters), train,
     )  # fmt: skip
 
 

@@ -61,14 +61,12 @@ def larmi_trials(
 
     The test split is not looked at. A killed trial goes on from its last whole epoch; the model is not kept.
     """
-    from recsys_dagster.data.features import item_features
     from recsys_dagster.larmi.model import train_larmi
 
     watch = Stopwatch()
     dataset, trial = trial_of(context.partition_key)
     settings = config.model_copy(update=TRIALS[trial])
     data = sequence_data(dataset, interactions, users, items)
-    features = item_features(items) if settings.features else None
     learned_from = learned_from_tables(interactions, user_clusters, representative_clusters)
     facts = []
     for seed in range(gpu.seed, gpu.seed + config.seeds):
@@ -79,7 +77,7 @@ def larmi_trials(
             facts.append(
                 train_larmi(
                     data, user_clusters, representative_clusters, settings, runtime, Path(folder) / "larmi",
-                    checkpoint, features,
+                    checkpoint,
                 )
             )  # fmt: skip
     means = pd.DataFrame(facts)[["validation_recall", "best_epoch", "epochs", "seconds"]].mean()

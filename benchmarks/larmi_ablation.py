@@ -21,7 +21,6 @@ import torch
 from benchmarks.common import main
 from benchmarks.larmi_stages import Solver, Stages, Synthesis
 from benchmarks.ranking import load
-from recsys_dagster.data.features import item_features
 from recsys_dagster.data.histories import TEST
 from recsys_dagster.evaluation.metrics import user_metrics
 from recsys_dagster.larmi.config import LARMIConfig
@@ -60,9 +59,9 @@ PARTS: dict[str, dict[str, Variant]] = {
         "w/o-rep": Variant(solver="random"),
         "greedy": Variant(solver="greedy"),
         # what is ours and not the paper's
-        "without words": Variant({"features": False}),
+        "without names": Variant({"labels": False}),
         "without the crowd's interests": Variant({"crowd": False}),
-        "without both": Variant({"features": False, "crowd": False}),
+        "without both": Variant({"labels": False, "crowd": False}),
         "nothing keeps interests apart": Variant({"apart_weight": 0.0}),
     },
     "solvers": {
@@ -94,7 +93,7 @@ class Trials:
 
     def __init__(self, dataset: str, seeds: int, settings: dict[str, Any], device: str = "cpu") -> None:
         self.data, tables = load(dataset)
-        self.stages, self.features = Stages(self.data, tables.items), item_features(tables.items)
+        self.stages = Stages(self.data, tables.items)
         self.seeds, self.settings, self.device = seeds, settings, device
         self._known: dict[tuple[str, Synthesis, Solver], dict[str, Any]] = {}
         self._users: dict[tuple[str, Synthesis, Solver], pd.Series] = {}
@@ -111,7 +110,6 @@ class Trials:
                     facts = train_larmi(
                         self.data, self.stages.user_clusters, selected.clusters, config,
                         Runtime(device=self.device, seed=seed), Path(folder) / "larmi",
-                        features=self.features if config.features else None,
                     )  # fmt: skip
                     each = per_user(load_model(Path(folder) / "larmi", self.device), self.data)
                 users.append(each[TESTED])

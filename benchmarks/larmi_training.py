@@ -16,7 +16,6 @@ from benchmarks.larmi_stages import Stages
 from benchmarks.training import Ours, Trainee, take_turns
 from recsys_dagster.baselines.config import MINDConfig
 from recsys_dagster.baselines.mind import MIND
-from recsys_dagster.data.features import item_features
 from recsys_dagster.data.prepare import Prepared
 from recsys_dagster.larmi.config import LARMIConfig
 from recsys_dagster.larmi.model import assembly
@@ -44,9 +43,8 @@ def overhead(data: SequenceData, tables: Prepared, steps: int, rounds: int) -> d
     mind = MINDConfig(**shared, similarity=larmi.similarity)
     torch.manual_seed(0)
     chosen = made.selected().clusters
-    words = item_features(tables.items) if larmi.features else None
-    build, shape = assembly(data, made.user_clusters, chosen, larmi, words)
-    without = {"semantic": False, "crowd": False, "features": False, "contrastive_weight": 0.0, "apart_weight": 0.0}
+    build, shape = assembly(data, made.user_clusters, chosen, larmi)
+    without = {"semantic": False, "crowd": False, "labels": False, "contrastive_weight": 0.0, "apart_weight": 0.0}
     bare = larmi.model_copy(update=without)
     build_bare, shape_bare = assembly(data, made.user_clusters, chosen, bare)
     models: dict[str, Trainee] = {

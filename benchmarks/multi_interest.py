@@ -29,7 +29,6 @@ from benchmarks.larmi_ablation import METRICS, per_user
 from benchmarks.larmi_stages import Stages
 from benchmarks.ranking import load
 from recsys_dagster.baselines.pop import train_popularity
-from recsys_dagster.data.features import item_features
 from recsys_dagster.data.prepare import Prepared
 from recsys_dagster.evaluation.leaderboard import paired_tests
 from recsys_dagster.larmi.config import LARMIConfig
@@ -97,7 +96,7 @@ def config_of(name: str, settings: dict[str, Any]) -> TrainingConfig:
 def attempt(trial: Trial) -> Outcome:
     """Train a model by the functions that its asset calls, and rank the test targets with it."""
     torch.set_num_threads(1)
-    data, tables = read(trial.dataset)
+    data, _ = read(trial.dataset)
     runtime = Runtime(device=trial.device, seed=trial.seed)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / trial.name
@@ -105,10 +104,7 @@ def attempt(trial: Trial) -> Outcome:
             facts: dict[str, Any] = train_popularity(data, output)
         elif trial.name == OURS:
             made, config = stages(trial.dataset), LARMIConfig(**trial.settings)
-            words = item_features(tables.items) if config.features else None
-            facts = train_larmi(
-                data, made.user_clusters, made.selected().clusters, config, runtime, output, features=words
-            )
+            facts = train_larmi(data, made.user_clusters, made.selected().clusters, config, runtime, output)
         else:
             train = getattr(import_module(f"recsys_dagster.{MODELS[trial.name][0]}"), f"train_{trial.name}")
             facts = train(data, config_of(trial.name, trial.settings), runtime, output)

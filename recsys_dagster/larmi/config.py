@@ -15,7 +15,7 @@ class LARMIConfig(TrainingConfig):
     Its ablations: `semantic` and `collaborative` here, `synthesis` of the cliques, `solver` of the cover.
     """
 
-    epochs: int = Field(6, ge=1, description="Most passes over the train split")
+    epochs: int = Field(8, ge=1, description="Most passes over the train split")
     interests: int = Field(4, ge=1, description="K, the most interests of a user; a history of fewer items has fewer")
     routing_rounds: int = Field(3, ge=1, description="Rounds of dynamic routing")
     learning_rate: float = Field(5e-3, gt=0, description="Adam's step size after a warm-up of 100 steps")
@@ -39,11 +39,11 @@ class LARMIConfig(TrainingConfig):
     similarity: Literal["cosine", "inner"] = Field(
         "cosine", description="Score of an item: cosine over a learned temperature, or inner product (Eq. 11)"
     )
-    features: bool = Field(
-        True, description="Add the mean vector of the words of an item's text (titles, categories, attributes) to it"
+    labels: bool = Field(
+        True, description="Add to an item the mean vector of the words in the names of the users' clusters that hold it"
     )
     crowd: bool = Field(
-        True, description="Add the mean vector of the synthesized users' interests that an item stands in to it"
+        True, description="Add to an item the mean vector of the synthesized users' interests that hold it"
     )
     semantic: bool = Field(True, description="Use the language model's clusters of each user (off: ablation w/o-sem)")
     collaborative: bool = Field(True, description="Use the capsules (off: ablation w/o-col)")

@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from recsys_dagster.data.features import ItemFeatures
+from recsys_dagster.data.features import ItemFeatures, item_features
+from recsys_dagster.errors import RecsysError
 from recsys_dagster.training.batching import SequenceBatch
 
 
@@ -73,6 +74,21 @@ def cluster_columns(members: torch.Tensor, k: int) -> torch.Tensor:
     columns = functional.one_hot(order % k, k).float()  # [batch, F, K]
     shares = members.float() @ columns
     return shares / shares.sum(2, keepdim=True).clamp(min=1)
+
+
+def label_features(user_clusters: pd.DataFrame, n_items: int) -> ItemFeatures | None:
+    """The words of the names of all clusters that an item stands in, over all users; None where no two items share one.
+
+    Args:
+        user_clusters: columns label, item_id (made of the train split, and so are the words).
+        n_items: N; items that stand in no cluster get no word.
+    """
+    texts = user_clusters.groupby("item_id")["label"].agg(lambda labels: " ".join(sorted(set(labels))))
+    table = pd.DataFrame({"text": texts.reindex(range(n_items), fill_value="")})
+    try:
+        return item_features(table)
+    except RecsysError:
+        return None
 
 
 def interest_features(representative_clusters: pd.DataFrame, n_items: int) -> ItemFeatures:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from recsys_dagster.data.features import ItemFeatures
 from recsys_dagster.larmi.config import LARMIConfig
 from recsys_dagster.larmi.contrastive import SynthesizedUser, contrastive_loss, synthesized_users
 from recsys_dagster.larmi.memberships import (
@@ -19,6 +18,7 @@ from recsys_dagster.larmi.memberships import (
     cluster_members,
     cluster_table,
     interest_features,
+    label_features,
 )
 from recsys_dagster.layers.capsules import recency_decay, route, visible_prefixes
 from recsys_dagster.layers.collapse import collapse_measures, interest_cosine
@@ -71,7 +71,7 @@ class LARMI(SequentialModel):
         n_items: size of the catalogue.
         max_length: longest history.
         memberships: how many rows the table of clusters has (`cluster_table`); the rows are part of the state.
-        n_features: number of words that items have; 0 for a model without.
+        n_features: number of words in the names of clusters; 0 for a model without.
         feature_entries: number of (item, word) pairs.
         crowd_interests: number of interests of synthesized users that items stand in; 0 for a model without.
         crowd_entries: number of (item, interest) pairs.
@@ -106,7 +106,7 @@ class LARMI(SequentialModel):
         nn.init.eye_(self.alignment.weight)
         with torch.no_grad():
             self.alignment.weight.mul_(ALIGNMENT_START)
-        self.features = FeatureVectors(n_items, n_features, feature_entries, d) if n_features else None
+        self.labels = FeatureVectors(n_items, n_features, feature_entries, d) if n_features else None
         self.crowd = FeatureVectors(n_items, crowd_interests, crowd_entries, d) if crowd_interests else None
         generator = torch.Generator().manual_seed(ROUTING_SEED)
         self.register_buffer("routing_logits", torch.randn(max_length, config.interests, generator=generator))
@@ -118,9 +118,9 @@ class LARMI(SequentialModel):
         self.synthesized: list[SynthesizedUser] = []
 
     def item_vectors(self) -> torch.Tensor:
-        """v, float [N, d]: each item's own vector, and what it shares with others through words and interests."""
+        """v, float [N, d]: each item's own vector, and what it shares with others through names and interests."""
         vectors = self.items.weight
-        for shared in (self.features, self.crowd):
+        for shared in (self.labels, self.crowd):
             if shared is not None:
                 vectors = vectors + shared()
         return vectors
@@ -268,19 +268,17 @@ def assembly(
     user_clusters: pd.DataFrame,
     representative_clusters: pd.DataFrame,
     config: LARMIConfig,
-    features: ItemFeatures | None = None,
 ) -> tuple[Callable[..., LARMI], dict[str, int]]:
     """What builds a LARMI that is ready to learn, called as ``build(config, **shape)``; and that shape.
 
-    The arguments are those of `train_larmi`, and so is what it raises.
+    The arguments are those of `train_larmi`.
     """
-    if config.features and features is None:
-        raise ValueError("config.features is set, but no features were given: see data.features.item_features")
     keys, values = cluster_table(user_clusters, data.n_items)
     synthesized = synthesized_users(representative_clusters)
+    labels = label_features(user_clusters, data.n_items) if config.semantic and config.labels else None
     crowd = interest_features(representative_clusters, data.n_items) if config.crowd and synthesized else None
     shape = {"n_items": data.n_items, "max_length": data.max_length, "memberships": len(keys)}
-    shape |= FeatureVectors.shape(features)
+    shape |= FeatureVectors.shape(labels)
     if crowd is not None:
         shape |= {"crowd_interests": crowd.n_features, "crowd_entries": len(crowd.features)}
 
@@ -289,7 +287,7 @@ def assembly(
         model.cluster_keys.copy_(keys)
         model.cluster_values.copy_(values)
         model.synthesized = synthesized
-        for shared, filling in ((model.features, features), (model.crowd, crowd)):
+        for shared, filling in ((model.labels, labels), (model.crowd, crowd)):
             if shared is not None and filling is not None:
                 shared.fill(filling)
         return model
@@ -305,7 +303,6 @@ def train_larmi(
     runtime: Runtime,
     output: Path,
     checkpoint: Path | None = None,
-    features: ItemFeatures | None = None,
 ) -> dict[str, float | int | str]:
     """Train LARMI, write its model directory to `output` and return figures for people.
 
@@ -317,11 +314,7 @@ def train_larmi(
         runtime: device, precision, seed.
         output: directory to write.
         checkpoint: directory for the state of an unfinished run.
-        features: words of the items, where the settings ask for them.
-
-    Raises:
-        ValueError: the settings ask for words and there are none.
     """
-    build, shape = assembly(data, user_clusters, representative_clusters, config, features)
+    build, shape = assembly(data, user_clusters, representative_clusters, config)
     facts = train_and_save("larmi", build, shape, data, config, runtime, output, checkpoint)
     return facts | {"synthesized_users": representative_clusters["user_id"].nunique()}

@@ -216,7 +216,7 @@ def test_export_serves_the_stored_recommendations(home, command):
 
 def test_a_search_goes_on_where_it_was(home, command, instance):
     config = home.folder / "search.yaml"
-    config.write_text("ops:\n  larmi_trials: {config: {epochs: 1, features: false}}\n")
+    config.write_text("ops:\n  larmi_trials: {config: {epochs: 1, labels: false}}\n")
     first, second = "k2-lr0.01-wd0.0001", "k4-lr0.0001-wd1e-06"
     run = ("search", "-d", "sample_622", "--config", str(config), "--trial", first)
     assert "(1 of 1)" in command(*run)
