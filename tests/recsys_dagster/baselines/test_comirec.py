@@ -8,15 +8,15 @@ from recsys_dagster.training.batching import SequenceBatch
 
 
 class TestComiRecSA(LearnerContract):
-    name, floor = "comirec_sa", (0.36, 0.2)
+    name, floor = "comirec_sa", (0.305, 0.165)
     quick = ComiRecSAConfig(epochs=3, batch_size=16, dimension=8, dropout=0.1)
-    quality = ComiRecSAConfig(epochs=4, dimension=32, learning_rate=1e-2)
+    quality = ComiRecSAConfig(epochs=3, dimension=32, learning_rate=1e-2)
 
 
 class TestComiRecDR(LearnerContract):
-    name, floor = "comirec_dr", (0.36, 0.2)
+    name, floor = "comirec_dr", (0.41, 0.24)
     quick = ComiRecDRConfig(epochs=3, batch_size=16, dimension=8, dropout=0.1)
-    quality = ComiRecDRConfig(epochs=4, dimension=32, learning_rate=1e-2)
+    quality = ComiRecDRConfig(epochs=3, dimension=32, learning_rate=1e-2)
 
 
 def array(parameter):

@@ -13,7 +13,7 @@ RECENCY = 0.3
 class TestMIND(LearnerContract):
     name, floor = "mind", (0.36, 0.21)
     quick = MINDConfig(epochs=3, batch_size=16, dimension=8, dropout=0.1)
-    quality = MINDConfig(epochs=4, dimension=32, learning_rate=1e-2)
+    quality = MINDConfig(epochs=3, dimension=32, learning_rate=1e-2)
 
 
 def slow_interests(model, items):
