@@ -55,13 +55,15 @@ def fingerprint(*parts: object) -> str:
 
 
 def data_fingerprint(*frames: "pd.DataFrame") -> str:
-    """Twelve hexadecimal digits that change when any number in the tables does (columns of lists are left out)."""
+    """Twelve hexadecimal digits that change when any number or text in the tables does (not columns of lists)."""
     import numpy as np
+    import pandas as pd
 
     digest = hashlib.sha256()
     for frame in frames:
         for name in frame.columns:
-            values = frame[name].to_numpy()
+            texts = isinstance(frame[name].dtype, pd.StringDtype)
+            values = pd.util.hash_array(frame[name].to_numpy()) if texts else frame[name].to_numpy()
             if values.dtype != object:
                 digest.update(f"{name}{values.dtype}{values.shape}".encode())
                 digest.update(np.ascontiguousarray(values).tobytes())

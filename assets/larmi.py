@@ -17,8 +17,12 @@ from resources.llm import LlmResource
 if TYPE_CHECKING:
     from recsys_dagster.larmi.clusters import Clusterer
     from recsys_dagster.larmi.max_cover import CoverInstance, Selection
+    from recsys_dagster.training.data import SequenceData
 
 KINDS = {"pandas", "parquet"}
+
+MIND = "mind_model"
+"""The asset whose interests stand beside LARMI's where it has been materialized."""
 
 
 class UserClustersConfig(LocalClustererConfig, dg.Config):
@@ -200,3 +204,38 @@ def representative_clusters(
     table, facts = cluster_users(chosen, items, clusterer_of(llm, config), what="synthesized users")
     metadata = {**facts, **llm.describe(), **_cluster_metadata(table, items)}
     return materialized(conform(table, "representative_clusters"), metadata, watch, config)
+
+
+def interest_metadata(
+    directory: Path, data: "SequenceData", user_clusters: pd.DataFrame, mind: Path | None
+) -> dict[str, Any]:
+    """Figures 6 and 7 of a trained LARMI: coarseness against attention, and a user's interests beside MIND's.
+
+    Args:
+        directory: of the model.
+        data: the splits.
+        user_clusters: Eq. 1, which the model was trained on.
+        mind: directory of a MIND trained on the same interactions, if there is one.
+    """
+    from recsys_dagster.evaluation.plots import heatmaps, scatter
+    from recsys_dagster.larmi.explain import attention_facts, cluster_attention, example_user, interest_item_cosines
+    from recsys_dagster.models import load_model
+
+    found: dict[str, Any] = {}
+    model: Any = load_model(directory)
+    if model.config.semantic:
+        table = cluster_attention(model, data.train)
+        found |= attention_facts(table)
+        if len(table):
+            found["coarseness_and_attention"] = picture(
+                scatter, table["coarseness"], table["concentration"], "Semantic clusters of several items",
+                "coarseness (mean cosine distance)", "concentration of attention",
+            )  # fmt: skip
+    user = example_user(user_clusters, data.train, data.max_length)
+    if user is not None:
+        panels = {f"LARMI, user {user}": interest_item_cosines(model, model.item_vectors(), data.train, user)}
+        if mind is not None:
+            other: Any = load_model(mind)
+            panels["MIND"] = interest_item_cosines(other, other.items.weight, data.train, user)
+        found["interests_and_items"] = picture(heatmaps, panels, "cosine", "item of the history", "interest")
+    return found

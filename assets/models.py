@@ -21,6 +21,7 @@ from assets.common import (
     sequence_data,
     tag_run,
 )
+from assets.larmi import MIND, interest_metadata
 from recsys_dagster.baselines.config import SASRecConfig
 from recsys_dagster.data.item_keys import write_item_keys
 from recsys_dagster.errors import RecsysError
@@ -32,6 +33,7 @@ from resources.storage import AssetStore
 
 if TYPE_CHECKING:
     from recsys_dagster.data.features import ItemFeatures
+    from recsys_dagster.training.runtime import Runtime
 
 RUNTIME_FILE = "runtime.json"
 """File in a model's directory that says on what, with which seed and on which interactions it was trained."""
@@ -186,7 +188,7 @@ def sasrec_model(
     return train_into_staging(context, store, gpu, config, interactions, _entries(features), trained)
 
 
-@dg.asset(**TRAINED, group_name="larmi", code_version="2")
+@dg.asset(**TRAINED, group_name="larmi", code_version="3")
 def larmi_model(
     context: dg.AssetExecutionContext,
     config: LARMIModelConfig,
@@ -206,11 +208,19 @@ def larmi_model(
     from recsys_dagster.larmi.model import train_larmi
 
     data = sequence_data(context.partition_key, interactions, users, items)
-    return train_into_staging(
-        context, store, gpu, config, interactions, (user_clusters, representative_clusters),
-        lambda runtime, output, checkpoint: train_larmi(
+    mind = store.previous_directory(MIND, context.partition_key)
+    if mind is not None and trained_on(mind).get("interactions") != data_fingerprint(interactions):
+        mind = None  # of another log: its item ids mean other items
+
+    def train(runtime: "Runtime", output: Path, checkpoint: Path) -> dict[str, Any]:
+        facts = train_larmi(
             data, user_clusters, representative_clusters, config, runtime, output, checkpoint
-        ),
+        )  # fmt: skip
+        return {**facts, **(interest_metadata(output, data, user_clusters, mind) if runtime.seed == gpu.seed else {})}
+
+    return train_into_staging(
+        context, store, gpu, config, interactions,
+        (user_clusters, representative_clusters), train,
     )  # fmt: skip
 
 

@@ -20,6 +20,19 @@ _CLUSTERS: dict[str, tuple[str, str]] = {
     "source": ("string", "Who answered: local, openai, or fallback after a failed answer"),
 }
 
+_TRIALS: dict[str, tuple[str, str]] = {
+    "trial": ("string", "Key of the trial"),
+    "interests": ("int32", "K"),
+    "learning_rate": ("float64", "Adam's step size"),
+    "weight_decay": ("float64", "Decoupled weight decay"),
+    "validation_recall": ("float64", "Recall@20 on the validation split, mean over seeds"),
+    "best_epoch": ("float64", "Epoch that it was reached in, mean over seeds"),
+    "epochs": ("float64", "Epochs trained, mean over seeds"),
+    "seconds": ("float64", "Seconds of training, mean over seeds"),
+    "seeds": ("int32", "Models trained"),
+    "learned_from": ("string", "Fingerprint of the interactions and clusters that it was trained on"),
+}
+
 TABLES: dict[str, Columns] = {
     "raw_interactions": {
         "user": ("string", "User key of the source"),
@@ -67,6 +80,8 @@ TABLES: dict[str, Columns] = {
         "covered_value": ("float64", "Weight covered so far"),
     },
     "representative_clusters": _CLUSTERS,
+    "larmi_trials": _TRIALS,
+    "larmi_search_table": _TRIALS,
     "coengagement_graph": {
         "source": ("int32", "Smaller item of the pair"),
         "target": ("int32", "Larger item of the pair"),

@@ -58,6 +58,11 @@ PARTS: dict[str, dict[str, Variant]] = {
         "random groups, max cover": Variant(synthesis="random"),
         "w/o-rep": Variant(solver="random"),
         "greedy": Variant(solver="greedy"),
+        # what is ours and not the paper's
+        "without names": Variant({"labels": False}),
+        "without the crowd's interests": Variant({"crowd": False}),
+        "without both": Variant({"labels": False, "crowd": False}),
+        "nothing keeps interests apart": Variant({"apart_weight": 0.0}),
     },
     "solvers": {
         WHOLE: Variant(),
@@ -108,7 +113,15 @@ class Trials:
                     )  # fmt: skip
                     each = per_user(load_model(Path(folder) / "larmi", self.device), self.data)
                 users.append(each[TESTED])
-                rows.append({**each.mean(), **{name: facts[name] for name in ("validation_recall", "seconds")}})
+                rows.append(
+                    {
+                        **each.mean(),
+                        **{
+                            name: facts.get(name, np.nan)
+                            for name in ("validation_recall", "interest_cosine", "seconds")
+                        },
+                    }
+                )
             table = pd.DataFrame(rows)
             found = {name: round(float(value), 4) for name, value in table.mean().items()}
             spread = round(float(table[TESTED].std()), 4) if self.seeds > 1 else None

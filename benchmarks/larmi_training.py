@@ -44,7 +44,8 @@ def overhead(data: SequenceData, tables: Prepared, steps: int, rounds: int) -> d
     torch.manual_seed(0)
     chosen = made.selected().clusters
     build, shape = assembly(data, made.user_clusters, chosen, larmi)
-    bare = larmi.model_copy(update={"semantic": False, "crowd": False, "contrastive_weight": 0.0})
+    without = {"semantic": False, "crowd": False, "labels": False, "contrastive_weight": 0.0, "apart_weight": 0.0}
+    bare = larmi.model_copy(update=without)
     build_bare, shape_bare = assembly(data, made.user_clusters, chosen, bare)
     models: dict[str, Trainee] = {
         "mind": Ours(MIND(mind, n_items=data.n_items, max_length=data.max_length), data, mind),

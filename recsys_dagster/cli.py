@@ -21,8 +21,10 @@ from recsys_dagster.cli_common import (
     not_materialized,
     print_json,
     stored,
+    user_number,
 )
 from recsys_dagster.cli_datasets import datasets_app
+from recsys_dagster.cli_larmi import explain, export, search
 from recsys_dagster.cli_llm import llm_app
 from recsys_dagster.cli_operate import backfill, doctor
 from recsys_dagster.cli_ui import reports, ui
@@ -42,6 +44,9 @@ app = typer.Typer(
 )
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(llm_app, name="llm")
+app.command()(explain)
+app.command()(search)
+app.command()(export)
 
 
 @app.command()
@@ -153,10 +158,7 @@ def _recommend_one(
     items: pd.DataFrame = tables["items"]
     if model not in MODEL_NAMES:
         raise RecsysError(f"--model {model}: not a model.", mend=f"choose one of {', '.join(MODEL_NAMES)}.")
-    row = np.flatnonzero((users["source_key"] == user).to_numpy())
-    if not len(row):
-        examples = ", ".join(users["source_key"].head(3))
-        raise RecsysError(f"--user {user}: dataset {dataset} has no such user after k-core.", mend=f"try {examples}.")
+    chosen = np.array([user_number(users, user, dataset)])
     try:
         directory = local_directory(AssetStore().path(f"{model}_model", dataset, ""))
     except FileNotFoundError:
@@ -169,7 +171,7 @@ def _recommend_one(
     data = SequenceData.from_tables(
         tables["interactions"], n_users=len(users), n_items=len(items), max_length=max_length
     )
-    found = recommendations(load_model(directory), data, model=model, n=n, users=users["user_id"].to_numpy()[row])
+    found = recommendations(load_model(directory), data, model=model, n=n, users=chosen)
     about = items.set_index("item_id").loc[found["item_id"]]
     return [
         {"rank": int(rank), "item": key, "title": title or text, "score": float(score)}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from recsys_dagster.errors import RecsysError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def complete_dataset(incomplete: str) -> list[str]:
@@ -78,3 +81,18 @@ def required(asset: str, dataset: str) -> Any:
     if table is None:
         not_materialized(asset, dataset)
     return table
+
+
+def user_number(users: pd.DataFrame, key: str, dataset: str) -> int:
+    """The id of a user.
+
+    Raises:
+        RecsysError: the dataset has no such user.
+    """
+    import numpy as np
+
+    row = np.flatnonzero((users["source_key"] == key).to_numpy())
+    if not len(row):
+        examples = ", ".join(users["source_key"].head(3))
+        raise RecsysError(f"--user {key}: dataset {dataset} has no such user after k-core.", mend=f"try {examples}.")
+    return int(users["user_id"].to_numpy()[row[0]])

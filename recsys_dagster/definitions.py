@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets import checks, comparisons, data, evaluation, g2rec, larmi, models, report
+from assets import checks, comparisons, data, evaluation, g2rec, larmi, models, report, search
 from recsys_dagster.automation import JOBS, SCHEDULES, SENSORS
 from recsys_dagster.automation.nights import with_freshness
 from recsys_dagster.data.registry import load_registry
@@ -15,7 +15,7 @@ from resources.llm import LlmResource
 from resources.reports import reports_url
 from resources.storage import AssetStore, io_managers
 
-ASSET_MODULES = (data, larmi, g2rec, models, comparisons, evaluation, report)
+ASSET_MODULES = (data, larmi, g2rec, models, comparisons, search, evaluation, report)
 
 
 def default_resources(store: AssetStore | None = None) -> dict[str, Any]:

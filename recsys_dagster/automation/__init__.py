@@ -2,9 +2,9 @@
 
 from recsys_dagster.automation.arrivals import source_arrivals
 from recsys_dagster.automation.failures import run_failed
-from recsys_dagster.automation.jobs import JOBS, everything, full_lineage
+from recsys_dagster.automation.jobs import JOBS, everything, full_lineage, larmi_search_job
 from recsys_dagster.automation.nights import SCHEDULES
 
 SENSORS = (source_arrivals, run_failed)
 
-__all__ = ["JOBS", "SCHEDULES", "SENSORS", "everything", "full_lineage"]
+__all__ = ["JOBS", "SCHEDULES", "SENSORS", "everything", "full_lineage", "larmi_search_job"]

@@ -3,6 +3,8 @@
 import dagster as dg
 
 from assets.comparisons import GROUP
+from assets.search import GROUP as SEARCH
+from assets.search import larmi_trials
 
 DATA = ("raw_interactions", "raw_items", "interactions", "users", "items", "negatives")
 RECLUSTER = ("coengagement_graph", "soft_memberships", "prototypes", "interest_tokens")
@@ -26,11 +28,12 @@ TRAIN = (
 REFRESH = (*DATA, "item_embeddings", *RECLUSTER)
 
 COMPARISONS = dg.AssetSelection.groups(GROUP)
+SEARCHED = dg.AssetSelection.groups(SEARCH)
 EVALUATED = ("metrics", "user_metrics", "leaderboard", "interest_report")
 
 full_lineage = dg.define_asset_job(
     "full_lineage",
-    selection=dg.AssetSelection.all() - COMPARISONS,
+    selection=dg.AssetSelection.all() - COMPARISONS - SEARCHED,
     description="Everything for one dataset: raw log to trained models, metrics, leaderboard and recommendations. The "
     "group `comparisons` is left to the job `compare`.",
 )
@@ -42,7 +45,7 @@ compare = dg.define_asset_job(
 )
 everything = dg.define_asset_job(
     "everything",
-    selection=dg.AssetSelection.all(),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(larmi_trials),
     description="`full_lineage` and `compare` in one. The command line takes single assets from it (`--select`).",
 )
 refresh = dg.define_asset_job(
@@ -64,4 +67,11 @@ train = dg.define_asset_job(
     "anew, they hold the ids of the data), then metrics, leaderboard, recommendations and report.",
 )
 
-JOBS = (full_lineage, refresh, recluster, train, compare, everything)
+larmi_search_job = dg.define_asset_job(
+    "larmi_search",
+    selection=dg.AssetSelection.assets(larmi_trials),
+    description="LARMI over the paper's grid of interests, learning rate and weight decay, a run a dataset and trial. "
+    "A backfill of the missing partitions goes on where another ended; then materialize `larmi_search_table`.",
+)
+
+JOBS = (full_lineage, refresh, recluster, train, compare, everything, larmi_search_job)

@@ -211,6 +211,51 @@ def square(values: ArrayLike, title: str, label: str, what: str = "rank") -> Fig
     return figure
 
 
+def scatter(x: ArrayLike, y: ArrayLike, title: str, xlabel: str, ylabel: str) -> Figure:
+    """Points with the means of ten equally large slices of them along x.
+
+    Args:
+        x: values [n].
+        y: values [n].
+        title: what a point is.
+        xlabel: name and unit of x.
+        ylabel: name and unit of y.
+    """
+    across, up = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    figure, (axis,) = _figure()
+    if len(across):
+        axis.plot(across, up, ".", color=COLORS[0], markersize=2, alpha=0.3)
+        slices = np.array_split(np.argsort(across, kind="stable"), min(10, len(across)))
+        middles = [(across[part].mean(), up[part].mean()) for part in slices]
+        axis.plot(*zip(*middles, strict=True), "o-", color=COLORS[1], markersize=4, linewidth=1.4)
+    _finish(axis, title=title, xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
+def heatmaps(panels: Mapping[str, ArrayLike], label: str, xlabel: str, ylabel: str) -> Figure:
+    """Matrices side by side on one scale from -1 to 1, as cosines have it.
+
+    Args:
+        panels: matrices by title.
+        label: name of a value.
+        xlabel: what a column is.
+        ylabel: what a row is.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _figure(columns=max(len(panels), 1))
+    for axis, (title, values) in zip(axes, panels.items(), strict=False):
+        matrix = np.atleast_2d(np.asarray(values, dtype=np.float64))
+        image = axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+        _finish(axis, title=title, xlabel=xlabel, ylabel=ylabel)
+        axis.grid(False)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axis.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    if panels:
+        figure.colorbar(image, ax=list(axes), label=label)
+    return figure
+
+
 def _bins(numbers: NDArray[np.float64]) -> int | list[float]:
     low, high = numbers.min(), numbers.max()
     if np.array_equal(numbers, np.round(numbers)) and high - low < 40:

@@ -48,15 +48,12 @@ def recommendations(
         ValueError: `n` is below 1.
         FloatingPointError: the model gives a score that is not finite.
     """
-    from recsys_dagster.training.data import concatenate
     from recsys_dagster.training.ranking import top_n
 
     if n < 1:
         raise ValueError(f"n must be at least 1, found {n}")
     wanted = np.arange(data.n_users) if users is None else np.unique(np.asarray(users, dtype=np.int64))
-    histories = data.history(TEST)
-    if whole_history:
-        histories = concatenate(histories, data.test)
+    histories = data.whole() if whole_history else data.history(TEST)
     items, scores = top_n(scorer, wanted, histories, n=n, mask_seen=data.mask_seen, batch_size=batch_size)
     there = items >= 0
     width = items.shape[1]

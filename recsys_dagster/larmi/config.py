@@ -19,6 +19,7 @@ class LARMIConfig(TrainingConfig):
     interests: int = Field(4, ge=1, description="K, the most interests of a user; a history of fewer items has fewer")
     routing_rounds: int = Field(3, ge=1, description="Rounds of dynamic routing")
     learning_rate: float = Field(5e-3, gt=0, description="Adam's step size after a warm-up of 100 steps")
+    weight_decay: float = Field(0.1, ge=0, description="Decoupled weight decay (AdamW)")
     dropout: float = Field(0.3, ge=0, lt=1, description="Dropout of the item vectors that the model reads")
     contrastive_weight: float = Field(
         0.1,
@@ -32,14 +33,17 @@ class LARMIConfig(TrainingConfig):
         "lambda in every step (Eq. 13), which costs more time",
     )
     contrastive_temperature: float = Field(0.1, gt=0, description="Tau of the contrastive loss")
+    apart_weight: float = Field(
+        0.05, ge=0, description="Weight of the mean cosine between a user's interests, which keeps them apart"
+    )
     similarity: Literal["cosine", "inner"] = Field(
         "cosine", description="Score of an item: cosine over a learned temperature, or inner product (Eq. 11)"
     )
-    features: bool = Field(
-        False, description="Add the mean vector of the words of an item's text (titles, categories, attributes) to it"
+    labels: bool = Field(
+        True, description="Add to an item the mean vector of the words in the names of the users' clusters that hold it"
     )
     crowd: bool = Field(
-        True, description="Add the mean vector of the synthesized users' interests that an item stands in to it"
+        True, description="Add to an item the mean vector of the synthesized users' interests that hold it"
     )
     semantic: bool = Field(True, description="Use the language model's clusters of each user (off: ablation w/o-sem)")
     collaborative: bool = Field(True, description="Use the capsules (off: ablation w/o-col)")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn import functional
 
-from recsys_dagster.data.features import ItemFeatures
+from recsys_dagster.data.features import ItemFeatures, item_features
+from recsys_dagster.errors import RecsysError
 from recsys_dagster.training.batching import SequenceBatch
 
 
@@ -49,6 +51,44 @@ def cluster_members(batch: SequenceBatch, keys: torch.Tensor, values: torch.Tens
     members[row[entry], position[entry], cluster] = True
     members[row[alone], position[alone], column] = True
     return members
+
+
+def cluster_columns(members: torch.Tensor, k: int) -> torch.Tensor:
+    """Share of each item in each of K interests where clusters take interests in turn: float [batch, length, K].
+
+    The first cluster that appears in a history takes interest 0, the next one 1, and so on, from 0 again after K; an
+    item of several clusters is shared among theirs. What stands at an item depends on the items up to it alone.
+
+    Args:
+        members: bool [batch, length, F] of `cluster_members`.
+        k: K.
+
+    >>> members = torch.tensor([[[False, True], [True, False], [True, True]]])
+    >>> cluster_columns(members, 2)[0].tolist()
+    [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]
+    """
+    length, clusters = members.shape[1:]
+    place = torch.arange(length, device=members.device)
+    first = torch.where(members, place[:, None], length).amin(1)  # [batch, F]
+    order = (first * clusters + torch.arange(clusters, device=members.device)).argsort(1).argsort(1)
+    columns = functional.one_hot(order % k, k).float()  # [batch, F, K]
+    shares = members.float() @ columns
+    return shares / shares.sum(2, keepdim=True).clamp(min=1)
+
+
+def label_features(user_clusters: pd.DataFrame, n_items: int) -> ItemFeatures | None:
+    """The words of the names of all clusters that an item stands in, over all users; None where no two items share one.
+
+    Args:
+        user_clusters: columns label, item_id (made of the train split, and so are the words).
+        n_items: N; items that stand in no cluster get no word.
+    """
+    texts = user_clusters.groupby("item_id")["label"].agg(lambda labels: " ".join(sorted(set(labels))))
+    table = pd.DataFrame({"text": texts.reindex(range(n_items), fill_value="")})
+    try:
+        return item_features(table)
+    except RecsysError:
+        return None
 
 
 def interest_features(representative_clusters: pd.DataFrame, n_items: int) -> ItemFeatures:

@@ -11,12 +11,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from recsys_dagster.data.features import ItemFeatures
 from recsys_dagster.larmi.config import LARMIConfig
 from recsys_dagster.larmi.contrastive import SynthesizedUser, contrastive_loss, synthesized_users
-from recsys_dagster.larmi.memberships import cluster_members, cluster_table, interest_features
+from recsys_dagster.larmi.memberships import (
+    cluster_columns,
+    cluster_members,
+    cluster_table,
+    interest_features,
+    label_features,
+)
 from recsys_dagster.layers.capsules import recency_decay, route, visible_prefixes
-from recsys_dagster.layers.collapse import collapse_measures
+from recsys_dagster.layers.collapse import collapse_measures, interest_cosine
 from recsys_dagster.layers.features import FeatureVectors
 from recsys_dagster.layers.interests import best_interest_scores, first_interests
 from recsys_dagster.layers.pooling import prefix_cluster_pooling
@@ -31,6 +36,12 @@ from recsys_dagster.training.train import train_and_save
 
 ROUTING_SEED = 2027
 """Of the starting logits of the routing: part of the model, not of the training run."""
+
+CLUSTER_START = 4.0
+"""What the starting logits of the routing add for the interest of an item's semantic cluster."""
+
+ALIGNMENT_START = 8.0
+"""W_1 starts as this times the identity: an interest then takes the clusters that it is like, not the mean of all."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class LARMI(SequentialModel):
         n_items: size of the catalogue.
         max_length: longest history.
         memberships: how many rows the table of clusters has (`cluster_table`); the rows are part of the state.
-        n_features: number of words that items have; 0 for a model without.
+        n_features: number of words in the names of clusters; 0 for a model without.
         feature_entries: number of (item, word) pairs.
         crowd_interests: number of interests of synthesized users that items stand in; 0 for a model without.
         crowd_entries: number of (item, interest) pairs.
@@ -92,7 +103,10 @@ class LARMI(SequentialModel):
         self.similarity = Similarity(config.similarity)
         nn.init.normal_(self.items.weight, std=d**-0.5)
         nn.init.eye_(self.capsule_map.weight)  # a capsule starts as a weighted sum of item vectors
-        self.features = FeatureVectors(n_items, n_features, feature_entries, d) if n_features else None
+        nn.init.eye_(self.alignment.weight)
+        with torch.no_grad():
+            self.alignment.weight.mul_(ALIGNMENT_START)
+        self.labels = FeatureVectors(n_items, n_features, feature_entries, d) if n_features else None
         self.crowd = FeatureVectors(n_items, crowd_interests, crowd_entries, d) if crowd_interests else None
         generator = torch.Generator().manual_seed(ROUTING_SEED)
         self.register_buffer("routing_logits", torch.randn(max_length, config.interests, generator=generator))
@@ -104,9 +118,9 @@ class LARMI(SequentialModel):
         self.synthesized: list[SynthesizedUser] = []
 
     def item_vectors(self) -> torch.Tensor:
-        """v, float [N, d]: each item's own vector, and what it shares with others through words and interests."""
+        """v, float [N, d]: each item's own vector, and what it shares with others through names and interests."""
         vectors = self.items.weight
-        for shared in (self.features, self.crowd):
+        for shared in (self.labels, self.crowd):
             if shared is not None:
                 vectors = vectors + shared()
         return vectors
@@ -122,29 +136,30 @@ class LARMI(SequentialModel):
             o float [batch, length, K, d] and bool [batch, length, K]: the interest exists. (Without the capsules K is
             the number of clusters.)
         """
-        vectors = self._read(batch, items)
-        semantic, present = prefix_cluster_pooling(
-            vectors, self._scores(vectors), cluster_members(batch, self.cluster_keys, self.cluster_values, self.n_items)
-        )
+        vectors, members = self._read(batch, items), self._members(batch)
+        semantic, present = prefix_cluster_pooling(vectors, self._scores(vectors), members)
         if not self.config.collaborative:
             return semantic, present
-        capsules, _, valid = self._capsules(vectors, batch)
+        capsules, _, valid = self._capsules(vectors, batch, members)
         if not self.config.semantic:
             return capsules, valid
         return capsules + self._align(capsules, semantic, present) @ semantic, valid
 
     def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        """Eq. 12 at every position, and Eq. 10 (Eq. 13) by the update strategy."""
+        """Eq. 12 at every position, Eq. 10 by the update strategy (Eq. 13), and what keeps the interests apart."""
         assert batch.targets is not None
         mask, items = batch.mask, self.item_vectors()
-        interests, valid = self.interests(batch, items)
+        interests, valid = (each[mask] for each in self.interests(batch, items))
         loss = catalogue_cross_entropy(
-            self.similarity.queries(interests[mask]),
+            self.similarity.queries(interests),
             self.similarity.items(items),
             batch.targets[mask],
-            valid[mask],
+            valid,
             self.repeats.prefixes(batch),
         )
+        several = valid.sum(1) > 1
+        if self.config.apart_weight > 0 and bool(several.any()):
+            loss = loss + self.config.apart_weight * interest_cosine(interests[several], valid[several]).mean()
         weight = self._contrastive_weight(step)
         if weight > 0 and self.synthesized:
             loss = loss + weight * contrastive_loss(items, self.synthesized, self.config.contrastive_temperature)
@@ -175,10 +190,7 @@ class LARMI(SequentialModel):
 
     def anatomy(self, batch: SequenceBatch) -> Anatomy:
         """What the interests of whole histories are made of."""
-        vectors, members = (
-            self._read(batch, None),
-            cluster_members(batch, self.cluster_keys, self.cluster_values, self.n_items),
-        )
+        vectors, members = self._read(batch, None), self._members(batch)
         scores = self._scores(vectors)
         semantic, present = (
             batch.last(each)[:, None] for each in prefix_cluster_pooling(vectors, scores, members)
@@ -189,7 +201,7 @@ class LARMI(SequentialModel):
             kept = present[:, 0]
             alignment = torch.eye(kept.shape[1], device=kept.device) * kept[..., None]
             return Anatomy(semantic[:, 0], kept, torch.zeros_like(attention), attention, alignment)
-        capsules, routing, valid = (batch.last(each) for each in self._capsules(vectors, batch))
+        capsules, routing, valid = (batch.last(each) for each in self._capsules(vectors, batch, members))
         if not self.config.semantic:
             nothing = torch.zeros(len(capsules), capsules.shape[1], attention.shape[1], device=capsules.device)
             return Anatomy(capsules, valid, routing, attention, nothing)
@@ -213,15 +225,24 @@ class LARMI(SequentialModel):
         vectors = functional.embedding(batch.items, self.item_vectors() if items is None else items)
         return self.dropout(vectors) * batch.mask[..., None]
 
-    def _capsules(self, vectors: torch.Tensor, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _members(self, batch: SequenceBatch) -> torch.Tensor:
+        """Which semantic cluster each item stands in: bool [batch, length, F]."""
+        return cluster_members(batch, self.cluster_keys, self.cluster_values, self.n_items)
+
+    def _capsules(
+        self, vectors: torch.Tensor, batch: SequenceBatch, members: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """m of Eq. 14 for every prefix, what each item counts in it, and which of them exist."""
-        length = vectors.shape[1]
+        length, k = vectors.shape[1], self.config.interests
         counts = torch.arange(1, length + 1, device=vectors.device)
-        valid = first_interests(batch.mask, self.config.interests, counts)
+        valid = first_interests(batch.mask, k, counts)
+        logits = self.routing_logits[:length]
+        if self.config.semantic:  # items of one cluster start in one interest; the routing may move them
+            logits = logits + CLUSTER_START * cluster_columns(members, k)
         capsules, weights = route(
             self.capsule_map(vectors),
             visible_prefixes(batch.mask),
-            self.routing_logits[:length],
+            logits,
             valid,
             self.config.routing_rounds,
             recency_decay(self.recency[1], length),
@@ -247,7 +268,6 @@ def assembly(
     user_clusters: pd.DataFrame,
     representative_clusters: pd.DataFrame,
     config: LARMIConfig,
-    features: ItemFeatures | None = None,
 ) -> tuple[Callable[..., LARMI], dict[str, int]]:
     """What builds a LARMI that is ready to learn, called as ``build(config, **shape)``; and that shape.
 
@@ -255,9 +275,10 @@ def assembly(
     """
     keys, values = cluster_table(user_clusters, data.n_items)
     synthesized = synthesized_users(representative_clusters)
+    labels = label_features(user_clusters, data.n_items) if config.semantic and config.labels else None
     crowd = interest_features(representative_clusters, data.n_items) if config.crowd and synthesized else None
     shape = {"n_items": data.n_items, "max_length": data.max_length, "memberships": len(keys)}
-    shape |= FeatureVectors.shape(features)
+    shape |= FeatureVectors.shape(labels)
     if crowd is not None:
         shape |= {"crowd_interests": crowd.n_features, "crowd_entries": len(crowd.features)}
 
@@ -266,7 +287,7 @@ def assembly(
         model.cluster_keys.copy_(keys)
         model.cluster_values.copy_(values)
         model.synthesized = synthesized
-        for shared, filling in ((model.features, features), (model.crowd, crowd)):
+        for shared, filling in ((model.labels, labels), (model.crowd, crowd)):
             if shared is not None and filling is not None:
                 shared.fill(filling)
         return model
@@ -282,7 +303,6 @@ def train_larmi(
     runtime: Runtime,
     output: Path,
     checkpoint: Path | None = None,
-    features: ItemFeatures | None = None,
 ) -> dict[str, float | int | str]:
     """Train LARMI, write its model directory to `output` and return figures for people.
 
@@ -294,8 +314,7 @@ def train_larmi(
         runtime: device, precision, seed.
         output: directory to write.
         checkpoint: directory for the state of an unfinished run.
-        features: words of the items, where the settings ask for them.
     """
-    build, shape = assembly(data, user_clusters, representative_clusters, config, features)
+    build, shape = assembly(data, user_clusters, representative_clusters, config)
     facts = train_and_save("larmi", build, shape, data, config, runtime, output, checkpoint)
     return facts | {"synthesized_users": representative_clusters["user_id"].nunique()}

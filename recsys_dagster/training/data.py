@@ -59,6 +59,10 @@ class SequenceData:
             return concatenate(self.train, self.validation)
         raise ValueError(f"split must be {VALIDATION} (validation) or {TEST} (test), found {split}")
 
+    def whole(self) -> Histories:
+        """All that is known of each user, as it is in use: what comes after it is recommended."""
+        return concatenate(self.history(TEST), self.test)
+
     def targets(self, split: int) -> Histories:
         """The distinct items to be found for each user in `split`."""
         return distinct({VALIDATION: self.validation, TEST: self.test}[split])

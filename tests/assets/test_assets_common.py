@@ -32,7 +32,7 @@ def test_conform_refuses_missing_columns_and_values_that_do_not_fit():
         conform(pd.DataFrame({"user_id": [2**40], "source_key": ["a"]}), "users")
 
 
-def test_fingerprints_change_with_any_setting_and_any_number():
+def test_fingerprints_change_with_any_setting_number_and_text():
     class Config(dg.Config):
         epochs: int = 3
 
@@ -40,6 +40,7 @@ def test_fingerprints_change_with_any_setting_and_any_number():
     frame = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
     assert data_fingerprint(frame) == data_fingerprint(frame.copy())
     assert data_fingerprint(frame) != data_fingerprint(frame.assign(a=[1, 3]))
+    assert data_fingerprint(frame) != data_fingerprint(frame.assign(b=["x", "z"]))
 
 
 def test_metadata_is_plain_and_finite():

@@ -8,6 +8,7 @@ import pytest
 
 from assets import checks
 from assets.tables import TABLES, conform
+from recsys_dagster.cli import main
 from recsys_dagster.definitions import defs
 from recsys_dagster.runs import lineage_job
 from resources.storage import local_directory
@@ -31,7 +32,7 @@ def test_both_partitions_of_every_asset_are_materialized(home, instance):
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_tables_have_the_documented_columns(home, dataset):
-    for name in TABLES:
+    for name in set(TABLES) - {"larmi_trials", "larmi_search_table"}:  # where somebody searched
         table = home.table(name, dataset)
         assert list(conform(table, name).columns) == list(table.columns)
         assert len(table)
@@ -113,7 +114,91 @@ def test_report_makes_no_request(home):
     assert 'href="http' not in page
 
 
+@pytest.fixture
+def command(home, monkeypatch, capsys):
+    """The command line in this process: what it printed, and its errors where it failed."""
+
+    def run(*arguments, code=0):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        said = capsys.readouterr()
+        assert (ended.value.code or 0) == code, said.out + said.err
+        return said.err if code else said.out
+
+    monkeypatch.setenv("RECSYS_HOME", str(home.folder))
+    monkeypatch.setenv("DAGSTER_HOME", str(home.folder / "dagster"))
+    return run
+
+
+def test_explain_tells_where_recommendations_come_from(home, command):
+    users, items = home.table("users", "sample_622"), home.table("items", "sample_622")
+    user = users["source_key"].iloc[3]
+    found = json.loads(command("explain", "-d", "sample_622", "-u", user, "-n", "6", "--json"))
+    interests = found["interests"]
+    listed = {row["rank"]: row["item"] for interest in interests for row in interest["recommendations"]}
+    stored = home.table("recommendations", "sample_622")
+    wanted = stored[(stored["model"] == "larmi") & (stored["user_id"] == 3)].head(6)["item_id"]
+    assert [listed[rank] for rank in range(1, 7)] == items["source_key"].to_numpy()[wanted].tolist()
+    names = set(home.table("user_clusters", "sample_622").query("user_id == 3")["label"])
+    assert {label["label"] for interest in interests for label in interest["labels"]} <= names
+    assert all(abs(sum(item["share"] for item in interest["items"]) - 1) < 0.01 for interest in interests)
+    text = command("explain", "-d", "sample_622", "-u", user)
+    assert "Interest 0" in text
+    assert "no such user" in command("explain", "-d", "sample_622", "-u", "nobody", code=1)
+    assert "has not been materialized" in command("explain", "-d", "beauty", "-u", "1", code=1)
+
+
+def test_pictures_of_interests_stand_in_the_metadata(instance):
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey("larmi_model"), asset_partitions=["sample_622"])
+    (record, *_) = instance.fetch_materializations(wanted, limit=1).records
+    metadata = record.asset_materialization.metadata
+    for name in ("coarseness_and_attention", "interests_and_items"):
+        assert metadata[name].value.startswith("![")
+    low, high = (metadata[f"coarseness_concentration_{end}"].value for end in ("low", "high"))
+    assert low < metadata["coarseness_concentration"].value < high
+    assert -1 <= metadata["interest_cosine"].value <= 1
+
+
+def test_export_serves_the_stored_recommendations(home, command):
+    from recsys_dagster.larmi.export import read_export
+    from recsys_dagster.larmi.retrieval import FlatIndex, retrieve
+
+    folder = home.folder / "served"
+    assert "interests" in command("export", "-d", "sample_622", "-o", str(folder))
+    vectors, facts = read_export(folder)
+    stored = home.table("recommendations", "sample_622").query("model == 'larmi'")
+    for user in range(0, 600, 60):
+        found, _ = retrieve(vectors, FlatIndex(vectors.items), user, 10, mask_seen=facts["mask_seen"])
+        assert found.tolist() == stored[stored["user_id"] == user].head(10)["item_id"].tolist()
+    assert "it exists already" in command("export", "-d", "sample_622", "-o", str(folder), code=1)
+
+
 # The tests below change the state, so they stand last.
+
+
+def test_a_search_goes_on_where_it_was(home, command, instance):
+    config = home.folder / "search.yaml"
+    config.write_text("ops:\n  larmi_trials: {config: {epochs: 1, labels: false}}\n")
+    first, second = "k2-lr0.01-wd0.0001", "k4-lr0.0001-wd1e-06"
+    run = ("search", "-d", "sample_622", "--config", str(config), "--trial", first)
+    assert "(1 of 1)" in command(*run)
+    written = home.store.path("larmi_trials", f"sample_622/{first}").stat().st_mtime
+    said = command(*run, "--trial", second)
+    assert f"{first}: stored already (1 of 2)" in said
+    assert home.store.path("larmi_trials", f"sample_622/{first}").stat().st_mtime == written
+    table = home.table("larmi_search_table", "sample_622")
+    assert set(table["trial"]) == {first, second}
+    assert table["validation_recall"].is_monotonic_decreasing
+    row = table.set_index("trial").loc[first]
+    assert (row["interests"], row["learning_rate"], row["weight_decay"]) == (2, 0.01, 1e-4)
+    keys = instance.get_materialized_partitions(dg.AssetKey("larmi_trials"))
+    assert keys == {f"sample_622|{first}", f"sample_622|{second}"}
+    assert "no such trial" in command("search", "-d", "sample_622", "--trial", "k3", code=1)
+    # a trial of other data is shown in no table
+    stale = home.store.previous_table("larmi_trials", f"sample_622/{second}").assign(learned_from="another")
+    stale.to_parquet(str(home.store.path("larmi_trials", f"sample_622/{second}")))
+    home.run("materialize", "-d", "sample_622", "-s", "larmi_search_table")
+    assert set(home.table("larmi_search_table", "sample_622")["trial"]) == {first}
 
 
 def test_comparisons_join_the_leaderboard_where_they_were_asked_for(home):

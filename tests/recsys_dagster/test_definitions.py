@@ -5,6 +5,7 @@ import dagster as dg
 import pytest
 
 from assets.partitions import datasets
+from assets.search import trials
 from assets.tables import TABLES
 from recsys_dagster.definitions import build_definitions, defs
 from resources.gpu import GpuResource
@@ -21,6 +22,7 @@ LINEAGE = {
         "bpr_model", "lightgcn_model", "gru4rec_model", "caser_model", "bert4rec_model", "mind_model",
         "comirec_sa_model", "comirec_dr_model", "re4_model", "remi_model",
     },
+    "search": {"larmi_trials", "larmi_search_table"},
     "evaluation": {"metrics", "user_metrics", "leaderboard", "recommendations", "interest_report"},
 }  # fmt: skip
 
@@ -54,7 +56,7 @@ def test_every_asset_of_the_lineage_is_there_and_described():
         assert list(spec.owners) == ["team:recsys"], name
         assert spec.code_version, name
         assert spec.kinds, name
-        assert spec.partitions_def == datasets, name
+        assert spec.partitions_def == (trials if name == "larmi_trials" else datasets), name
         assert ("dagster/column_schema" in spec.metadata) == (name in TABLES), name
     assert groups == LINEAGE
     assert set(TABLES) <= set(specs)
@@ -93,7 +95,7 @@ def test_pools_keep_trainings_and_language_models_apart():
 def test_jobs_cover_what_they_say():
     assert {"full_lineage", "recluster", "train", "compare"} <= {job.name for job in defs.resolve_all_job_defs()}
     made = {name: _assets_of(name) for name in ("full_lineage", "refresh", "recluster", "train", "compare")}
-    assert made["full_lineage"] == set().union(*LINEAGE.values()) - LINEAGE["comparisons"]
+    assert made["full_lineage"] == set().union(*LINEAGE.values()) - LINEAGE["comparisons"] - LINEAGE["search"]
     assert made["compare"] == LINEAGE["comparisons"] | {"metrics", "user_metrics", "leaderboard", "interest_report"}
     assert made["recluster"] == {"coengagement_graph", "soft_memberships", "prototypes", "interest_tokens"}
     assert {"sasrec_model", "larmi_model", "g2rec_model", "leaderboard"} <= made["train"]

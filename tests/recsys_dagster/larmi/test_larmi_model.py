@@ -2,11 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recsys_dagster.data.histories import TEST
 from recsys_dagster.larmi.config import LARMIConfig
-from recsys_dagster.larmi.memberships import cluster_table
-from recsys_dagster.larmi.model import LARMI, train_larmi
+from recsys_dagster.larmi.contrastive import contrastive_loss, synthesized_users
+from recsys_dagster.larmi.memberships import cluster_columns, cluster_table
+from recsys_dagster.larmi.model import CLUSTER_START, LARMI, assembly, train_larmi
 from recsys_dagster.layers.repeats import UNIT
 from recsys_dagster.models import load_model
 from recsys_dagster.training.batching import SequenceBatch, pad
@@ -16,7 +19,17 @@ pytestmark = pytest.mark.usefixtures("small_cutoff")
 
 N_ITEMS = 24
 RECENCY = (0.4, 0.25)
-SMALL = LARMIConfig(dimension=8, dropout=0.0, interests=3, epochs=5, patience=5, batch_size=16, learning_rate=3e-3)
+SMALL = LARMIConfig(
+    dimension=8,
+    dropout=0.0,
+    interests=3,
+    labels=False,
+    weight_decay=0.0,
+    epochs=5,
+    patience=5,
+    batch_size=16,
+    learning_rate=3e-3,
+)
 
 
 def clusters_of(data):
@@ -52,6 +65,12 @@ def slow_interests(model, items, clusters):
         weights = np.array([np.exp(w @ v[j] + b - RECENCY[0] * (len(items) - 1 - j)) for j in members])
         h.append(sum(a * v[j] for a, j in zip(weights / weights.sum(), members, strict=True)))
     g = model.routing_logits.double().numpy()[: len(items), :k_all].copy()
+    by_appearance = sorted(clusters, key=lambda members: (members[0], clusters.index(members)))
+    for j in range(len(items)):
+        own = [c for c, members in enumerate(by_appearance) if j in members]
+        for c in own:
+            if c % model.config.interests < k_all:
+                g[j, c % model.config.interests] += CLUSTER_START / len(own)
     for turn in range(model.config.routing_rounds):
         m = np.zeros((k_all, v.shape[1]))
         for j in range(len(items)):
@@ -149,7 +168,7 @@ def test_padding_and_company_change_no_score(toy_data):
 
 def test_training_scores_are_those_of_scoring(toy_data):
     """The loss is the cross-entropy of `score_batch` of every prefix: interests, readout and repeat bias agree."""
-    model = build(toy_data, contrastive_weight=0.0)
+    model = build(toy_data, contrastive_weight=0.0, apart_weight=0.0)
     with torch.no_grad():
         set_repeats(model)
         model.recency.copy_(torch.tensor(RECENCY))
@@ -181,8 +200,6 @@ def test_ablations_switch_their_part_off(toy_data):
 
 
 def test_the_contrastive_loss_comes_every_round_of_one_over_lambda_steps(toy_data):
-    from recsys_dagster.larmi.contrastive import contrastive_loss, synthesized_users
-
     rows = [(0, i // 4, i) for i in range(8)] + [(5, i % 3, i) for i in range(9)]
     table = pd.DataFrame(rows, columns=["user_id", "cluster", "item_id"])
     model, bare = build(toy_data, contrastive_weight=0.3), build(toy_data, contrastive_weight=0.0)
@@ -193,6 +210,77 @@ def test_the_contrastive_loss_comes_every_round_of_one_over_lambda_steps(toy_dat
     for step in range(7):
         difference = model.loss(batch, step)[0].item() - bare.loss(batch, step)[0].item()
         assert difference == pytest.approx(extra if step % 3 == 0 else 0.0, abs=1e-5)
+
+
+def test_items_share_names_and_interests_of_the_crowd(toy_data):
+    """v_i = own vector + mean of the words of its clusters' names + mean of the crowd's interests that hold it."""
+    rows = [(0, 0, "red pen", 1), (0, 0, "red pen", 2), (1, 0, "red ink", 2), (1, 1, "blue ink", 3)]
+    own = pd.DataFrame(rows, columns=["user_id", "cluster", "label", "item_id"])
+    crowd = pd.DataFrame([(7, 0, 1), (7, 1, 2), (9, 0, 2)], columns=["user_id", "cluster", "item_id"])
+    build_model, shape = assembly(toy_data, own, crowd, LARMIConfig(dimension=8))
+    model = build_model(LARMIConfig(dimension=8), **shape)
+    with torch.no_grad():
+        words = dict(zip(("ink", "pen", "red"), model.labels.vectors, strict=True))  # blue has a single item
+        shared = dict(zip(("7/0", "7/1", "9/0"), model.crowd.vectors, strict=True))
+        want = model.items.weight.clone()
+        want[1] += (words["red"] + words["pen"]) / 2 + shared["7/0"]
+        want[2] += (words["red"] + words["pen"] + words["ink"]) / 3 + (shared["7/1"] + shared["9/0"]) / 2
+        want[3] += words["ink"]
+        torch.testing.assert_close(model.item_vectors(), want)
+    _, without = assembly(toy_data, own, crowd, LARMIConfig(semantic=False, crowd=False))
+    assert not {"n_features", "crowd_interests"} & set(without)
+    _, nameless = assembly(toy_data, own.assign(label=""), crowd, LARMIConfig())
+    assert "n_features" not in nameless
+
+
+def test_both_update_strategies(toy_data):
+    """`weighted` adds lambda times the loss in every step, `periodic` the whole of it every round(1 / lambda) steps."""
+    table = pd.DataFrame([(0, i // 4, i) for i in range(8)], columns=["user_id", "cluster", "item_id"])
+    batch = pad(toy_data.train, np.arange(10), 6)
+    batch = SequenceBatch(batch.users, batch.items[:, :-1], (batch.lengths - 1).clamp(min=1), batch.items[:, 1:])
+    bare = build(toy_data, contrastive_weight=0.0)
+    bare.synthesized = synthesized_users(table)
+    extra = contrastive_loss(bare.items.weight, bare.synthesized, SMALL.contrastive_temperature).item()
+    for update, want in (("weighted", [0.25] * 6), ("periodic", [1, 0, 0, 0, 1, 0])):
+        model = build(toy_data, contrastive_weight=0.25, contrastive_update=update)
+        model.synthesized = bare.synthesized
+        for step, share in enumerate(want):
+            found = model.loss(batch, step)[0].item() - bare.loss(batch, step)[0].item()
+            assert found == pytest.approx(share * extra, abs=1e-5)
+
+
+def test_interests_are_pushed_apart(toy_data):
+    """The loss is the bare one plus the weight times the mean cosine of the prefixes with several interests."""
+    batch = pad(toy_data.train, np.arange(10), 6)
+    batch = SequenceBatch(batch.users, batch.items[:, :-1], (batch.lengths - 1).clamp(min=1), batch.items[:, 1:])
+    model, bare = build(toy_data, apart_weight=0.5), build(toy_data, apart_weight=0.0)
+    with torch.no_grad():
+        interests, valid = model.interests(batch)
+        pairs = []
+        for o, exists in zip(interests[batch.mask], valid[batch.mask], strict=True):
+            own = torch.nn.functional.normalize(o[exists], dim=1)
+            if len(own) > 1:
+                pairs.append(((own @ own.T).sum() - len(own)) / (len(own) * (len(own) - 1)))
+    extra = model.loss(batch, 0)[0].item() - bare.loss(batch, 0)[0].item()
+    assert extra == pytest.approx(0.5 * torch.stack(pairs).mean().item(), abs=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 999), length=st.integers(1, 6), clusters=st.integers(1, 5), k=st.integers(1, 4))
+def test_where_routing_starts_does_not_depend_on_later_items(seed, length, clusters, k):
+    rng = np.random.default_rng(seed)
+    members = torch.from_numpy(rng.random((2, length, clusters)) < 0.4)
+    shares = cluster_columns(members, k)
+    for row in range(2):
+        order: list[int] = []
+        for j in range(length):
+            own = torch.nonzero(members[row, j])[:, 0].tolist()
+            order += [cluster for cluster in own if cluster not in order]
+            want = np.zeros(k)
+            for cluster in own:
+                want[order.index(cluster) % k] += 1 / len(own)
+            np.testing.assert_allclose(shares[row, j].numpy(), want, atol=1e-6)
+    torch.testing.assert_close(cluster_columns(members[:, :1], k), shares[:, :1])
 
 
 def test_training_learns_and_the_directory_scores_the_same(toy_data, tmp_path):
