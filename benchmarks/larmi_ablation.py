@@ -24,7 +24,8 @@ from benchmarks.ranking import load
 from recsys_dagster.data.histories import TEST
 from recsys_dagster.evaluation.metrics import user_metrics
 from recsys_dagster.larmi.config import LARMIConfig
-from recsys_dagster.larmi.model import train_larmi
+from recsys_dagster.larmi.explain import attention_facts, cluster_attention
+from recsys_dagster.larmi.model import LARMI, train_larmi
 from recsys_dagster.models import load_model
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.ranking import target_ranks
@@ -33,6 +34,8 @@ from recsys_dagster.training.runtime import Runtime
 METRICS = ("Recall@20", "NDCG@20", "HR@20", "Recall@50", "NDCG@50", "HR@50")
 """Columns of the paper's tables."""
 TESTED = METRICS[0]
+TRAINED = ("validation_recall", "interest_cosine", "routing_entropy", "seconds")
+"""What is told of a training beside the test figures."""
 WEIGHTS = (1.0, 0.1, 0.01, 0.001)
 STRATEGIES = ("periodic", "weighted")
 NUMBERS = (2, 4, 6, 8)
@@ -99,7 +102,7 @@ class Trials:
         self._users: dict[tuple[str, Synthesis, Solver], pd.Series] = {}
 
     def measured(self, variant: Variant) -> dict[str, Any]:
-        """Means over seeds of the test figures, of validation Recall@20 and of the training's seconds."""
+        """Means over seeds of the test figures, of `TRAINED`, and of Figure 6: coarseness against attention."""
         key = self._key(variant)
         if key not in self._known:
             config = LARMIConfig(**{**self.settings, **variant.settings})
@@ -111,17 +114,12 @@ class Trials:
                         self.data, self.stages.user_clusters, selected.clusters, config,
                         Runtime(device=self.device, seed=seed), Path(folder) / "larmi",
                     )  # fmt: skip
-                    each = per_user(load_model(Path(folder) / "larmi", self.device), self.data)
+                    scorer = load_model(Path(folder) / "larmi", self.device)
+                assert isinstance(scorer, LARMI)
+                each = per_user(scorer, self.data)
                 users.append(each[TESTED])
-                rows.append(
-                    {
-                        **each.mean(),
-                        **{
-                            name: facts.get(name, np.nan)
-                            for name in ("validation_recall", "interest_cosine", "seconds")
-                        },
-                    }
-                )
+                explained = attention_facts(cluster_attention(scorer, self.data.train)) if config.semantic else {}
+                rows.append({**each.mean(), **{name: facts[name] for name in TRAINED if name in facts}, **explained})
             table = pd.DataFrame(rows)
             found = {name: round(float(value), 4) for name, value in table.mean().items()}
             spread = round(float(table[TESTED].std()), 4) if self.seeds > 1 else None

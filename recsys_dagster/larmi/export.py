@@ -46,7 +46,7 @@ def write_export(
     if folder.exists():
         raise FileExistsError(str(folder))
     beside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
-    keys = users.set_index("user_id")["source_key"]
+    keys = users.sort_values("user_id")["source_key"].to_numpy()  # ids are dense from 0
     first = np.searchsorted(vectors.users, vectors.users)
     facts = {
         "dataset": dataset,
@@ -63,7 +63,7 @@ def write_export(
         pd.DataFrame(
             {
                 "user_id": vectors.users.astype(np.int32),
-                "user": keys.reindex(vectors.users).to_numpy(),
+                "user": keys[vectors.users],
                 "interest": (np.arange(len(first)) - first).astype(np.int16),
                 "vector": list(vectors.interests),
             }

@@ -119,8 +119,7 @@ def vectors_of(model: LARMI, histories: Histories, users: NDArray[np.int64] | No
             chosen = wanted[start : start + BATCH]
             batch = pad(histories, chosen, model.max_length).to(device)
             found, valid = model.user_interests(batch, items)
-            row, _ = valid.nonzero(as_tuple=True)
-            owners.append(chosen[row.cpu().numpy()])
+            owners.append(chosen[valid.nonzero()[:, 0].cpu().numpy()])
             interests.append(model.similarity.queries(found[valid]).float().cpu().numpy())
             # the whole history, not only what the model reads: all of it is left out where seen items are
             place, what = entries_of(histories, chosen)
