@@ -126,6 +126,7 @@ def remote_version(spec: DatasetSpec, role: Role) -> str:
     place = spec.sources[role]
     try:
         filesystem, path = fsspec.url_to_fs(place)
+        filesystem.invalidate_cache()  # a sensor lives for weeks, and some stores keep their listings as long
         return str(filesystem.ukey(path))
     except Exception as error:  # fsspec's backends share no base class of errors
         raise _unreachable(spec, role, error) from None
