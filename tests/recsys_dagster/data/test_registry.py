@@ -20,7 +20,8 @@ def test_the_shipped_registry_has_the_promised_datasets():
     registry = load_registry(ROOT / "datasets.toml")
     assert set(registry) == {
         "sample", "sample_622", "beauty", "sports", "toys", "yelp", "yelp_622", "office", "office_622",
-        "movielens_100k", "movielens_1m", "amazon_2018_beauty", "amazon_2018_books", "amazon_2018_games",
+        "movielens_100k", "movielens_100k_622", "movielens_1m", "amazon_2018_beauty", "amazon_2018_books",
+        "amazon_2018_games",
     }  # fmt: skip
     assert dataset_names(ROOT / "datasets.toml") == list(registry)
     chronological = {name for name, spec in registry.items() if spec.protocol == "chronological_622"}
