@@ -69,9 +69,9 @@ def explain_user(
     best, values = top_n(model, np.array([user]), histories, n=n, mask_seen=mask_seen)
     batch = pad(histories, np.array([user]), model.max_length).to(str(next(model.parameters()).device))
     with torch.no_grad():
-        parts, items = model.anatomy(batch), model.similarity.items(model.item_vectors())
+        parts, keys = model.anatomy(batch), model.keys(model.item_vectors())
         shares = model.user_routing(batch)[0]
-        scores = model.similarity.queries(parts.vectors[0]) @ items.T  # [K, N]
+        scores = model.queries(parts.vectors, parts.mass)[0] @ keys.T  # [K, N]
         scores = scores.masked_fill(~parts.valid[0][:, None], -torch.inf)
     winner = scores.argmax(0).cpu().numpy()
     own = user_clusters[user_clusters["user_id"] == user]

@@ -37,6 +37,11 @@ from recsys_dagster.training.train import train_and_save
 ROUTING_SEED = 2027
 """Of the starting logits of the routing: part of the model, not of the training run."""
 
+STRENGTH_START = 1.0
+"""Of the weight of log mass in an interest's scores; at 1 an interest's prior is its share of the history."""
+
+SMALLEST_MASS = 1e-3
+
 CLUSTER_START = 4.0
 """What the starting logits of the routing add for the interest of an item's semantic cluster."""
 
@@ -54,6 +59,7 @@ class Anatomy:
         routing: b of Eq. 14, recency included, float [batch, K, length]; 0 without the capsules.
         attention: alpha_j of Eq. 2, float [batch, F, length]; 0 for items that the cluster does not have.
         alignment: alpha_kf, float [batch, K, F]; 0 without the semantic clusters, the identity without the capsules.
+        mass: how much of the history an interest holds, float [batch, K].
     """
 
     vectors: torch.Tensor
@@ -61,6 +67,7 @@ class Anatomy:
     routing: torch.Tensor
     attention: torch.Tensor
     alignment: torch.Tensor
+    mass: torch.Tensor
 
 
 class LARMI(SequentialModel):
@@ -99,6 +106,7 @@ class LARMI(SequentialModel):
         self.dropout = nn.Dropout(config.dropout)
         # per step back in time: of the clusters' attention, of the capsules
         self.recency = nn.Parameter(torch.zeros(2))
+        self.strength = nn.Parameter(torch.tensor(STRENGTH_START))
         self.repeats = RepeatBias()
         self.similarity = Similarity(config.similarity)
         nn.init.normal_(self.items.weight, std=d**-0.5)
@@ -136,23 +144,52 @@ class LARMI(SequentialModel):
             o float [batch, length, K, d] and bool [batch, length, K]: the interest exists. (Without the capsules K is
             the number of clusters.)
         """
+        interests, valid, _ = self._interests(batch, items)
+        return interests, valid
+
+    def queries(self, interests: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+        """Interests float [..., d] as what the `keys` of items are multiplied with, float [..., d + 1].
+
+        The last coordinate is strength * log mass. A cosine forgets how much of the history an interest holds, and the
+        best of several cosines would give every interest the same voice.
+
+        Args:
+            interests: o, float [..., d].
+            mass: how much of the history each holds, float [...].
+        """
+        voice = self.strength * mass.clamp(min=SMALLEST_MASS).log()
+        return torch.cat([self.similarity.queries(interests), voice[..., None]], dim=-1)
+
+    def keys(self, items: torch.Tensor) -> torch.Tensor:
+        """Item vectors float [N, d] as float [N, d + 1]; the inner product with `queries` is the score."""
+        return torch.cat([self.similarity.items(items), torch.ones_like(items[:, :1])], dim=1)
+
+    def _interests(
+        self, batch: SequenceBatch, items: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`interests`, and how much of each prefix each of them holds: float [batch, length, K]."""
         vectors, members = self._read(batch, items), self._members(batch)
         semantic, present = prefix_cluster_pooling(vectors, self._scores(vectors), members)
         if not self.config.collaborative:
-            return semantic, present
-        capsules, _, valid = self._capsules(vectors, batch, members)
+            return semantic, present, self._decay(members) @ members.float()
+        capsules, routing, valid = self._capsules(vectors, batch, members)
+        mass = routing.sum(-1)
         if not self.config.semantic:
-            return capsules, valid
-        return capsules + self._align(capsules, semantic, present) @ semantic, valid
+            return capsules, valid, mass
+        return capsules + self._align(capsules, semantic, present) @ semantic, valid, mass
+
+    def _decay(self, members: torch.Tensor) -> torch.Tensor:
+        """What each item still counts in each prefix, float [length, length]; 0 for later ones."""
+        return recency_decay(self.recency[1], members.shape[1]).tril()
 
     def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Eq. 12 at every position, Eq. 10 by the update strategy (Eq. 13), and what keeps the interests apart."""
         assert batch.targets is not None
         mask, items = batch.mask, self.item_vectors()
-        interests, valid = (each[mask] for each in self.interests(batch, items))
+        interests, valid, mass = (each[mask] for each in self._interests(batch, items))
         loss = catalogue_cross_entropy(
-            self.similarity.queries(interests),
-            self.similarity.items(items),
+            self.queries(interests, mass),
+            self.keys(items),
             batch.targets[mask],
             valid,
             self.repeats.prefixes(batch),
@@ -176,8 +213,8 @@ class LARMI(SequentialModel):
     def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
         """Eq. 11: an item's best score among the interests of the whole history, plus the repeat bias."""
         items = self.item_vectors()
-        interests, valid = self.user_interests(batch, items)
-        best = best_interest_scores(self.similarity.queries(interests), valid, self.similarity.items(items))
+        queries, valid = self.user_queries(batch, items)
+        best = best_interest_scores(queries, valid, self.keys(items))
         best = self.repeats.add_to(best, batch)
         return best.masked_fill_((batch.lengths == 0)[:, None], 0.0)
 
@@ -187,6 +224,11 @@ class LARMI(SequentialModel):
         """Interests after the whole history: float [batch, K, d] and bool [batch, K]."""
         interests, valid = self.interests(batch, items)
         return batch.last(interests), batch.last(valid)
+
+    def user_queries(self, batch: SequenceBatch, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`queries` after the whole history, float [batch, K, d + 1], and bool [batch, K]: the interest exists."""
+        interests, valid, mass = (batch.last(each) for each in self._interests(batch, items))
+        return self.queries(interests, mass), valid
 
     def anatomy(self, batch: SequenceBatch) -> Anatomy:
         """What the interests of whole histories are made of."""
@@ -200,13 +242,15 @@ class LARMI(SequentialModel):
         if not self.config.collaborative:
             kept = present[:, 0]
             alignment = torch.eye(kept.shape[1], device=kept.device) * kept[..., None]
-            return Anatomy(semantic[:, 0], kept, torch.zeros_like(attention), attention, alignment)
+            mass = batch.last(self._decay(members) @ members.float())
+            return Anatomy(semantic[:, 0], kept, torch.zeros_like(attention), attention, alignment, mass)
         capsules, routing, valid = (batch.last(each) for each in self._capsules(vectors, batch, members))
         if not self.config.semantic:
             nothing = torch.zeros(len(capsules), capsules.shape[1], attention.shape[1], device=capsules.device)
-            return Anatomy(capsules, valid, routing, attention, nothing)
+            return Anatomy(capsules, valid, routing, attention, nothing, routing.sum(-1))
         alignment = self._align(capsules[:, None], semantic, present)[:, 0] * valid[..., None]
-        return Anatomy(capsules + alignment @ semantic[:, 0], valid, routing, attention, alignment)
+        vectors = capsules + alignment @ semantic[:, 0]
+        return Anatomy(vectors, valid, routing, attention, alignment, routing.sum(-1))
 
     def user_routing(self, batch: SequenceBatch) -> torch.Tensor:
         """What each item of the whole history counts in each interest, float [batch, K, length].

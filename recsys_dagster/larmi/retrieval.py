@@ -118,9 +118,9 @@ def vectors_of(model: LARMI, histories: Histories, users: NDArray[np.int64] | No
         for start in range(0, len(wanted), BATCH):
             chosen = wanted[start : start + BATCH]
             batch = pad(histories, chosen, model.max_length).to(device)
-            found, valid = model.user_interests(batch, items)
+            found, valid = model.user_queries(batch, items)
             owners.append(chosen[valid.nonzero()[:, 0].cpu().numpy()])
-            interests.append(model.similarity.queries(found[valid]).float().cpu().numpy())
+            interests.append(found[valid].float().cpu().numpy())
             # the whole history, not only what the model reads: all of it is left out where seen items are
             place, what = entries_of(histories, chosen)
             seen = np.unique(place * model.n_items + what)
@@ -129,7 +129,7 @@ def vectors_of(model: LARMI, histories: Histories, users: NDArray[np.int64] | No
             pairs.append(np.stack([chosen[owner], item]))
             biases.append(bias.cpu().numpy()[owner, item])
             progress.update(len(chosen))
-        keys_of_items = model.similarity.items(items).float().cpu().numpy()
+        keys_of_items = model.keys(items).float().cpu().numpy()
     d = keys_of_items.shape[1]
     history = np.concatenate([np.empty((2, 0), np.int64), *pairs], axis=1)
     return Vectors(

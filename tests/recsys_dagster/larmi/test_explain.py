@@ -47,6 +47,11 @@ def test_the_anatomy_puts_the_interests_together_again(toy_data, model):
     torch.testing.assert_close(parts.vectors, interests, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(again * valid[..., None], interests * valid[..., None], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(parts.alignment.sum(2), valid.float())
+    torch.testing.assert_close(parts.mass, parts.routing.sum(2))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.queries(parts.vectors, parts.mass), model.user_queries(batch, model.items.weight)[0]
+        )
     sums = parts.attention.sum(2)
     assert ((sums - 1).abs() < 1e-5).logical_or(sums == 0).all()
 
@@ -59,6 +64,9 @@ def test_the_anatomy_of_the_ablations(toy_data):
             parts, (interests, valid) = model.anatomy(batch), model.user_interests(batch)
             torch.testing.assert_close(parts.vectors, interests, rtol=1e-4, atol=1e-5)
             assert torch.equal(parts.valid, valid)
+            with torch.no_grad():
+                again = model.queries(parts.vectors, parts.mass)[valid]
+                torch.testing.assert_close(again, model.user_queries(batch, model.items.weight)[0][valid])
             assert not (parts.routing if change == {"collaborative": False} else parts.alignment).any()
 
 
@@ -82,8 +90,8 @@ def test_an_explanation_accounts_for_the_whole_list(toy_data, model):
     # each item stands under the interest that likes it best
     batch = pad(history, np.array([user]), toy_data.max_length)
     with torch.no_grad():
-        interests, _ = model.user_interests(batch)
-        table = model.similarity.queries(interests[0]) @ model.similarity.items(model.items.weight).T
+        queries, _ = model.user_queries(batch, model.items.weight)
+        table = queries[0] @ model.keys(model.items.weight).T
     for interest in found:
         assert all(int(table[:, item].argmax()) == interest.number for _, item, _ in interest.recommendations)
 

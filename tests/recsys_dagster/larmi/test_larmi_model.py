@@ -72,11 +72,13 @@ def slow_interests(model, items, clusters):
             if c % model.config.interests < k_all:
                 g[j, c % model.config.interests] += CLUSTER_START / len(own)
     for turn in range(model.config.routing_rounds):
-        m = np.zeros((k_all, v.shape[1]))
+        m, mass = np.zeros((k_all, v.shape[1])), np.zeros(k_all)
         for j in range(len(items)):
             route = np.exp(g[j]) / np.exp(g[j]).sum()
             for k in range(k_all):
-                m[k] += np.exp(-RECENCY[1] * (len(items) - 1 - j)) * route[k] * (big_w @ v[j])
+                weight = np.exp(-RECENCY[1] * (len(items) - 1 - j)) * route[k]
+                m[k] += weight * (big_w @ v[j])
+                mass[k] += weight
         if turn < model.config.routing_rounds - 1:
             for k in range(k_all):
                 norm = np.linalg.norm(m[k])
@@ -87,7 +89,7 @@ def slow_interests(model, items, clusters):
     for k in range(k_all):
         scores = np.array([np.exp(m[k] @ np.tanh(w1 @ hf)) for hf in h])
         o.append(m[k] + sum(s * hf for s, hf in zip(scores / scores.sum(), h, strict=True)))
-    return np.array(o), v
+    return np.array(o), mass
 
 
 def set_repeats(model):
@@ -102,12 +104,14 @@ def slow_bias(repeats, history, item):
     return UNIT * (repeats.by_lag[lag] + repeats.by_count[0] * np.log(history.count(item))).item()
 
 
-def slow_scores(model, o, v):
-    """Eq. 11 with loops: the best inner product, or cosine over the temperature."""
+def slow_scores(model, o, mass):
+    """Eq. 11 with loops: the best inner product, or cosine over the temperature, each with what the interest holds."""
+    v = model.items.weight.detach().double().numpy()
     if model.config.similarity == "cosine":
         o, v = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (o, v))
         o = o / np.exp(model.similarity.log_temperature.item())
-    return np.array([max(interest @ item for interest in o) for item in v])
+    voices = model.strength.item() * np.log(mass)
+    return np.array([max(interest @ item + voice for interest, voice in zip(o, voices, strict=True)) for item in v])
 
 
 @pytest.mark.parametrize("similarity", ["inner", "cosine"])
@@ -124,8 +128,8 @@ def test_interests_and_scores_equal_the_equations(toy_data, similarity):
         groups = [[j for j, i in enumerate(items) if i in set(own.loc[own["cluster"] == f, "item_id"])] for f in (0, 1)]
         known = set(own["item_id"])
         groups += [[j] for j, i in enumerate(items) if i not in known]  # the validation item came later
-        o, _ = slow_interests(model, items, [g for g in groups if g])
-        want = slow_scores(model, o, model.items.weight.detach().double().numpy())
+        o, mass = slow_interests(model, items, [g for g in groups if g])
+        want = slow_scores(model, o, mass)
         for item in set(items.tolist()):
             want[item] += slow_bias(model.repeats, items.tolist(), item)
         got = model.score(np.array([user]), history)[0].numpy()
