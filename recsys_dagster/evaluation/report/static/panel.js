@@ -116,14 +116,20 @@ function chooseItem(item, fly) {
 search.addEventListener("input", () => {
   const wanted = search.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
   if (!wanted.length) return clearChoice();
-  const found = [...items.name.keys()].filter(item => wanted.every(word => items.name[item].toLowerCase().includes(word)));
-  found.sort((a, b) => items.seen[b] - items.seen[a]);
-  Object.assign(chosen, {prototype: -1, item: -1, found: new Set(found)});
-  said.textContent = found.length ? plural(found.length, "item") + " found" : "No item found";
-  const more = found.length > FOUND ? `, the ${FOUND} most popular listed` : "";
-  panel.replaceChildren(make("p", "note", found.length ? plural(found.length, "item") + more : "No item on the map has these words in its title."));
-  panel.append(...found.slice(0, FOUND).map(item => itemButton(item, "")));
-  if (camera.zoom > 1.05 && found.length) flyTo(0, 0, 1);
+  const fits = name => wanted.every(word => name.toLowerCase().includes(word));
+  const all = [...items.name.keys()];
+  const named = [...prototypes.keys()].filter(number => prototypes[number].items && fits(prototypes[number].label));
+  const found = all.filter(item => fits(items.name[item])).sort((a, b) => items.seen[b] - items.seen[a]);
+  // Where no title has the words, the items of the prototypes that have them stand out.
+  const bright = found.length ? found : all.filter(item => named.some(number => share(item, number) > 0.5));
+  Object.assign(chosen, {prototype: -1, item: -1, found: new Set(bright)});
+  const told = `${plural(found.length, "item")} and ${plural(named.length, "prototype")} found`;
+  said.textContent = told;
+  const more = found.length > FOUND ? `, the ${FOUND} most popular items listed` : "";
+  panel.replaceChildren(make("p", "note", told + more));
+  panel.append(...named.slice(0, 6).map(number => prototypeButton(number, prototypes[number].items.toLocaleString("en"))));
+  if (found.length) panel.append(make("h4", "", "Items"), ...found.slice(0, FOUND).map(item => itemButton(item, "")));
+  if (camera.zoom > 1.05 && bright.length) flyTo(0, 0, 1);
   else draw();
 });
 
