@@ -11,7 +11,7 @@ import dagster as dg
 
 from assets.partitions import datasets
 from recsys_dagster.automation.history import made
-from recsys_dagster.automation.jobs import COMPARISONS, REFRESH, full_lineage, refresh
+from recsys_dagster.automation.jobs import LINEAGE, REFRESH, full_lineage, refresh
 from recsys_dagster.automation.nights import NEED_EMBEDDINGS
 from recsys_dagster.automation.requests import run_request
 from recsys_dagster.data.registry import DatasetSpec, load_registry
@@ -118,5 +118,5 @@ def _request(context: dg.SensorEvaluationContext, spec: DatasetSpec, content: st
 def _lineage(repository: dg.RepositoryDefinition | None) -> list[str]:
     assert repository is not None
     graph = repository.asset_graph
-    kept = (dg.AssetSelection.all() - COMPARISONS).resolve(graph)
+    kept = LINEAGE.resolve(graph)
     return sorted(key.to_user_string() for key in kept)

@@ -28,12 +28,12 @@ TRAIN = (
 REFRESH = (*DATA, "item_embeddings", *RECLUSTER)
 
 COMPARISONS = dg.AssetSelection.groups(GROUP)
-SEARCHED = dg.AssetSelection.groups(SEARCH)
+LINEAGE = dg.AssetSelection.all() - COMPARISONS - dg.AssetSelection.groups(SEARCH)
 EVALUATED = ("metrics", "user_metrics", "leaderboard", "interest_report")
 
 full_lineage = dg.define_asset_job(
     "full_lineage",
-    selection=dg.AssetSelection.all() - COMPARISONS - SEARCHED,
+    selection=LINEAGE,
     description="Everything for one dataset: raw log to trained models, metrics, leaderboard and recommendations. The "
     "group `comparisons` is left to the job `compare`.",
 )

@@ -42,7 +42,7 @@ def test_ui_starts_dagster_on_loopback_with_its_home_and_serves_reports(monkeypa
     code, out, _ = run(capsys, "ui", "--port", "4000")
     assert code == 0
     workspace = str(home / "dagster" / "workspace.yaml")
-    assert seen["command"][1:] == ["-m", "dagster", "dev", "-w", workspace, "-h", "127.0.0.1", "-p", "4000"]
+    assert seen["command"][3:] == ["-m", "dagster", "dev", "-w", workspace, "-h", "127.0.0.1", "-p", "4000"]
     assert seen["env"]["DAGSTER_HOME"] == str(home / "dagster")
     assert seen["env"]["RECSYS_HOME"] == str(home)
     assert (home / "dagster" / "dagster.yaml").exists()
