@@ -22,7 +22,7 @@ WITHOUT_EQUATION = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", sorted(SPECS))
 def test_asset_has_what_its_page_shows(name):
     spec = SPECS[name]
     assert spec.description
@@ -50,7 +50,7 @@ def test_only_tables_have_columns():
     assert {name for name, spec in SPECS.items() if "dagster/column_schema" in spec.metadata} == set(TABLES)
 
 
-@pytest.mark.parametrize("name", COLUMN_SOURCES)
+@pytest.mark.parametrize("name", sorted(COLUMN_SOURCES))
 def test_columns_come_from_columns_of_what_the_asset_reads(name):
     above = {key.to_user_string() for key in GRAPH.get(dg.AssetKey(name)).parent_keys}
     stored = SPECS[name].metadata["dagster/column_lineage"]
@@ -73,7 +73,7 @@ def fields_of(schema):
     return {name: field for name, field in fields.items() if name != "io_manager_key"}
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", sorted(STEPS))
 def test_launchpad_describes_every_setting_and_has_its_default(step):
     for name, field in fields_of(STEPS[step].config_schema).items():
         assert field.description, f"{step}.{name}"
