@@ -37,7 +37,7 @@ from recsys_dagster.progress import Progress
 from recsys_dagster.training.batching import Batches, SequenceBatch
 from recsys_dagster.training.config import TrainingConfig
 from recsys_dagster.training.data import SequenceData
-from recsys_dagster.training.loop import SequentialModel, _train_epoch
+from recsys_dagster.training.loop import SequentialModel, _train_epoch, deterministic_algorithms
 from recsys_dagster.training.runtime import Runtime
 
 PEERS = (("recbole", 256), ("recbole", 2048), ("cornac", 512))
@@ -237,7 +237,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(f"error: {error}") from None
     steps = options.steps or 20
     data, _ = load(options.dataset or "beauty")
-    torch.use_deterministic_algorithms(True, warn_only=True)  # as our training has it
+    deterministic_algorithms()  # as our training has it
     positions = int(np.minimum(np.maximum(data.train.lengths - 1, 0), data.max_length).sum())
     return {
         "dataset": options.dataset or "beauty",
@@ -255,7 +255,7 @@ def larmi_run(options: argparse.Namespace) -> dict[str, Any]:
 
     dataset, steps = options.dataset or "office_622", options.steps or round(1 / larmi_training.WEIGHT)
     data, tables = load(dataset)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic_algorithms()
     costs = larmi_training.overhead(data, tables, steps, options.rounds)
     return {"dataset": dataset, "steps": steps, "rounds": options.rounds, **costs, **larmi_training.routing()}
 
