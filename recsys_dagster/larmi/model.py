@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from recsys_dagster.larmi.config import LARMIConfig
-from recsys_dagster.larmi.contrastive import SynthesizedUser, contrastive_loss, synthesized_users
+from recsys_dagster.larmi.contrastive import SynthesizedUsers, contrastive_loss, synthesized_users
 from recsys_dagster.larmi.memberships import (
     cluster_columns,
     cluster_members,
@@ -123,7 +123,7 @@ class LARMI(SequentialModel):
         self.routing_logits: torch.Tensor
         self.cluster_keys: torch.Tensor
         self.cluster_values: torch.Tensor
-        self.synthesized: list[SynthesizedUser] = []
+        self.synthesized: list[SynthesizedUsers] = []
 
     def item_vectors(self) -> torch.Tensor:
         """v, float [N, d]: each item's own vector, and what it shares with others through names and interests."""
@@ -279,10 +279,12 @@ class LARMI(SequentialModel):
         """m of Eq. 14 for every prefix, what each item counts in it, and which of them exist."""
         length, k = vectors.shape[1], self.config.interests
         counts = torch.arange(1, length + 1, device=vectors.device)
-        valid = first_interests(batch.mask, k, counts)
         logits = self.routing_logits[:length]
         if self.config.semantic:  # items of one cluster start in one interest; the routing may move them
             logits = logits + CLUSTER_START * cluster_columns(members, k)
+            # an interest where no cluster starts would be a faint copy of the others
+            counts = torch.minimum(counts, (members.cumsum(1) > 0).sum(2).clamp(min=1))
+        valid = first_interests(batch.mask, k, counts)
         capsules, weights = route(
             self.capsule_map(vectors),
             visible_prefixes(batch.mask),
