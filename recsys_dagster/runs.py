@@ -1,5 +1,6 @@
 """Execute the lineage for one dataset from the command line, and tell what happens while it does."""
 
+import logging
 import os
 import threading
 import time
@@ -185,6 +186,8 @@ class Reporter:
                 entry = record.event_log_entry
                 if entry.dagster_event is not None:
                     self._show(entry.dagster_event, entry.timestamp)
+                elif isinstance(entry.level, int) and entry.level >= logging.WARNING:
+                    self._line("note", "yellow", " ".join(entry.user_message.split()), None, "")
 
     def _show(self, event: dg.DagsterEvent, timestamp: float) -> None:
         kind, step = event.event_type_value, event.step_key or ""

@@ -53,7 +53,7 @@ def clustered(past, tmp_path):
     (tmp_path / "log.txt").write_text("1 2 3\n2 3 4\n")
     spec = spec_of(tmp_path, past.name)
     make(past, "raw_interactions", current_fingerprint(spec, None))
-    for asset in ("interactions", "coengagement_graph", "soft_memberships"):
+    for asset in (*DATA[1:-1], *RECLUSTER[:-1]):
         make(past, asset)
     return spec
 
@@ -79,9 +79,10 @@ def test_a_vanished_source_is_not_skipped_so_that_the_alarm_goes_off(past, clust
 
 
 def test_data_that_was_read_since_the_last_clustering_is_clustered(past, clustered):
-    make(past, "interactions", "v1")  # made again, the same
-    assert plan_night(past.instance, clustered, None).assets == ()
-    make(past, "interactions", "v2")
+    for version in ("v1", "v2"):  # made again the same, then others
+        assert plan_night(past.instance, clustered, None).assets == ()
+        for asset in ("interactions", "users", "items"):
+            make(past, asset, version)
     night = plan_night(past.instance, clustered, None)
     assert night.reason == "interactions changed"
     assert list(night.assets) == ["coengagement_graph", "soft_memberships", "prototypes"]
@@ -109,9 +110,30 @@ def test_what_is_under_way_is_not_asked_for_twice(past, clustered, tmp_path):
     assert plan_night(past.instance, clustered, None).reason == "source changed"
 
 
-def test_data_half_read_is_read_again(past, clustered):
-    make(past, "raw_interactions", current_fingerprint(clustered, None))
+@pytest.mark.parametrize("last", ["raw_interactions", "raw_items", "interactions", "users"])
+def test_data_half_read_is_read_again(past, clustered, last):
+    version = current_fingerprint(clustered, None)
+    for asset in DATA[: DATA.index(last) + 1]:
+        make(past, asset, version if asset.startswith("raw") else "v1")
     assert plan_night(past.instance, clustered, None).reason == "interactions are older than the source that was read"
+
+
+@pytest.mark.parametrize("last", ["coengagement_graph", "soft_memberships"])
+def test_a_night_that_died_anywhere_in_the_clustering_is_ended(past, clustered, last):
+    for asset in RECLUSTER[: RECLUSTER.index(last) + 1]:
+        make(past, asset)
+    night = plan_night(past.instance, clustered, None)
+    assert night.reason == "the last night did not end"
+    assert list(night.assets) == ["coengagement_graph", "soft_memberships", "prototypes"]
+
+
+def test_tokens_that_a_dead_night_left_out_are_made(past, clustered):
+    for asset in ("sasrec_model", "item_embeddings", "interest_tokens"):
+        make(past, asset)
+    assert plan_night(past.instance, clustered, None).assets == ()
+    for asset in RECLUSTER[:-1]:
+        make(past, asset)
+    assert plan_night(past.instance, clustered, None).reason == "the last night did not end"
 
 
 def test_drift_is_summed_since_the_last_training(past):
