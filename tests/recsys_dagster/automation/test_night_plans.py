@@ -110,30 +110,26 @@ def test_what_is_under_way_is_not_asked_for_twice(past, clustered, tmp_path):
     assert plan_night(past.instance, clustered, None).reason == "source changed"
 
 
-@pytest.mark.parametrize("last", ["raw_interactions", "raw_items", "interactions", "users"])
-def test_data_half_read_is_read_again(past, clustered, last):
+def test_a_night_that_died_anywhere_is_ended(past, clustered):
+    """Killed after any table of the data step, and of the clustering, with tokens and without."""
     version = current_fingerprint(clustered, None)
-    for asset in DATA[: DATA.index(last) + 1]:
-        make(past, asset, version if asset.startswith("raw") else "v1")
-    assert plan_night(past.instance, clustered, None).reason == "interactions are older than the source that was read"
 
+    def made_up_to(tables, last) -> str:
+        for asset in tables[: tables.index(last) + 1]:
+            make(past, asset, version if asset.startswith("raw") else "v1")
+        return plan_night(past.instance, clustered, None).reason
 
-@pytest.mark.parametrize("last", ["coengagement_graph", "soft_memberships"])
-def test_a_night_that_died_anywhere_in_the_clustering_is_ended(past, clustered, last):
-    for asset in RECLUSTER[: RECLUSTER.index(last) + 1]:
-        make(past, asset)
-    night = plan_night(past.instance, clustered, None)
-    assert night.reason == "the last night did not end"
-    assert list(night.assets) == ["coengagement_graph", "soft_memberships", "prototypes"]
-
-
-def test_tokens_that_a_dead_night_left_out_are_made(past, clustered):
-    for asset in ("sasrec_model", "item_embeddings", "interest_tokens"):
-        make(past, asset)
-    assert plan_night(past.instance, clustered, None).assets == ()
-    for asset in RECLUSTER[:-1]:
-        make(past, asset)
-    assert plan_night(past.instance, clustered, None).reason == "the last night did not end"
+    data, clustering = DATA[:-1], RECLUSTER[:-1]
+    for last in data[:-1]:
+        assert made_up_to(data, last) == "interactions are older than the source that was read"
+    assert made_up_to(data, data[-1]) == "the source did not change"
+    for last in clustering[:-1]:
+        assert made_up_to(clustering, last) == "the last night did not end"
+    assert plan_night(past.instance, clustered, None).assets == clustering
+    make(past, "sasrec_model")
+    make(past, "item_embeddings")
+    assert made_up_to(RECLUSTER, "interest_tokens") == "the source did not change"
+    assert made_up_to(RECLUSTER, "prototypes") == "the last night did not end"
 
 
 def test_drift_is_summed_since_the_last_training(past):
