@@ -1,10 +1,10 @@
 """SIGKILL at random moments of every step of the lineage; after each, one more run has to end as if nothing had been.
 
-A state directory is filled by an undisturbed run of `sample` with little training. Each trial takes a copy of it without
-what one step makes, runs that step alone through the command line, and kills the process: at a moment drawn over the
-step's whole duration, or (every other trial) just after it has begun to write. Then what is stored is looked at (of the
-step's tables all have to be there, or none, and all else untouched), the same command is run again, and every file is
-compared with the undisturbed one: byte for byte, but for the column `seconds` of training curves.
+A state directory is filled by an undisturbed run of `sample` with little training. Each trial takes a copy of it
+without what one step makes, runs that step alone through the command line, and kills the process: at a moment drawn
+over the step's whole duration, or (every other round) just after it has begun to write. Then what is stored is looked
+at (of the step's tables all have to be there, or none, and all else untouched), the same command is run again, and
+every file is compared with the undisturbed one: byte for byte, but for the column `seconds` of training curves.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -296,13 +297,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Kill, and count."""
     with tempfile.TemporaryDirectory() as folder:
-        trials = run_kills(
-            Path(folder),
-            options.kills,
-            options.seed,
-            options.steps,
-            lambda line: print(line, file=sys.stderr, flush=True),
-        )
+        told = partial(print, file=sys.stderr, flush=True)
+        trials = run_kills(Path(folder), options.kills, options.seed, options.steps, told)
     faulty = [trial for trial in trials if trial.faults]
     return {
         "dataset": DATASET,

@@ -28,7 +28,7 @@ from recsys_dagster.cli_larmi import explain, export, search
 from recsys_dagster.cli_llm import llm_app
 from recsys_dagster.cli_operate import backfill, doctor
 from recsys_dagster.cli_ui import reports, ui
-from recsys_dagster.errors import RecsysError
+from recsys_dagster.errors import RecsysError, disk_told
 from recsys_dagster.run_config import read_config
 
 if TYPE_CHECKING:
@@ -191,8 +191,11 @@ app.command()(doctor)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a `RecsysError` is one line on stderr and exit code 1."""
+    from resources.storage import home
+
     try:
-        app(arguments)
+        with disk_told(f"something under {home()}"):
+            app(arguments)
     except RecsysError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None
