@@ -15,7 +15,7 @@ import numpy as np
 
 from resources.instance import SETTINGS, WORKSPACE
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 N_ITEMS = 60
 GROUPS = [list(range(first, first + 10)) for first in range(0, N_ITEMS, 10)]
 """Items that are bought together."""
