@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large", "database or disk is full")
+FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large", "disk is full", "disk I/O error")
 """What libraries say that do not raise `OSError` (safetensors, SQLite)."""
 
 
@@ -26,7 +26,7 @@ class DamagedFileError(RecsysError):
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that there was no room left to write."""
+    """Whether an error, or what caused it, is that there was no room left to write (or that the disk fails)."""
     while error is not None:
         if getattr(error, "errno", None) in FULL or any(words in str(error) for words in FULL_WORDS):
             return True
@@ -51,7 +51,8 @@ def disk_told(place: object) -> Iterator[None]:
     except Exception as error:  # each library has its own for this
         if not is_disk_full(error):
             raise
+        what = str(error).partition("\n")[0]
         raise RecsysError(
-            f"{place} could not be written: the disk is full, or a quota or limit is reached.",
+            f"{place} could not be written: the disk is full, or a quota or limit is reached ({what}).",
             mend="make room there, or set RECSYS_HOME to a larger disk, then run again; what was stored is whole.",
         ) from error

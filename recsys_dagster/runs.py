@@ -187,7 +187,7 @@ class Reporter:
                 entry = record.event_log_entry
                 if entry.dagster_event is not None:
                     self._show(entry.dagster_event, entry.timestamp)
-                elif isinstance(entry.level, int) and entry.level >= logging.WARNING:
+                elif entry.level == logging.WARNING:  # Dagster's own are errors, and have events
                     self._line("note", "yellow", " ".join(entry.user_message.split()), None, "")
 
     def _show(self, event: dg.DagsterEvent, timestamp: float) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from recsys_dagster.errors import DamagedFileError
 from resources.files import as_local, check_whole, finish_publishing, reading
 from resources.lock import locked
 
@@ -144,6 +145,11 @@ def local_directory(path: "UPath") -> Path:
         check_whole(local / version, path)
         return local / version
     cached = home() / "cache" / "directories" / path.parent.name / path.name / version
+    if cached.is_dir():
+        try:
+            check_whole(cached, path)
+        except DamagedFileError:
+            shutil.rmtree(cached)
     if not cached.is_dir():
         beside = cached.parent / f".{version}.{uuid.uuid4().hex[:8]}.part"
         beside.mkdir(parents=True)
