@@ -28,9 +28,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.common import main
+from benchmarks.common import NO_COMPUTE_LOGS, main
 from recsys_dagster.runs import lineage_job, steps
 from resources.files import JOURNALS
+from resources.instance import SETTINGS
 from resources.storage import CURRENT, AssetStore, local_directory
 
 DATASET = "sample"
@@ -95,6 +96,8 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.folder, self.home, self.config = folder, folder / "home", folder / "config.yaml"
         self.config.write_text(CONFIG)
+        (self.home / "dagster").mkdir(parents=True)
+        (self.home / "dagster" / "dagster.yaml").write_text(SETTINGS + NO_COMPUTE_LOGS)
         # Children are forked from a process that has imported everything: a run costs its own work and no more.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
@@ -132,7 +135,6 @@ class Rig:
 
 def _command(home: str, arguments: list[str]) -> None:
     os.environ |= {"RECSYS_HOME": home, "DAGSTER_HOME": f"{home}/dagster"}
-    Path(home).mkdir(exist_ok=True)
     log = os.open(f"{home}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from operated import GROUPS, World, write_log
 
+from benchmarks.common import NO_COMPUTE_LOGS
 from recsys_dagster.cli import main
+from resources.instance import SETTINGS
 from resources.storage import AssetStore
 
 
@@ -16,7 +18,9 @@ from resources.storage import AssetStore
 def store(tmp_path, monkeypatch) -> AssetStore:
     """The store of a fresh state directory, which this process works in."""
     monkeypatch.setenv("RECSYS_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home" / "dagster"))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
+    (tmp_path / "dagster").mkdir()
+    (tmp_path / "dagster" / "dagster.yaml").write_text(SETTINGS + NO_COMPUTE_LOGS)
     return AssetStore()
 
 

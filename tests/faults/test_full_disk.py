@@ -72,9 +72,10 @@ def test_assets_on_a_full_disk(store, materialize, tmp_path):
         assert parts(assets) == []
 
 
-def test_the_whole_state_directory_on_a_full_disk(store, materialize, tmp_path):
+def test_the_whole_state_directory_on_a_full_disk(store, materialize, tmp_path, monkeypatch):
     """Dagster's own database has no room either."""
     home = tmp_path / "home"
+    monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
     with small_disk(home, "600k"):
         said = materialize("raw_items", code=1)
         assert "the disk is full" in said

@@ -1,4 +1,4 @@
-"""Two runs of one dataset at once: the second waits for the first, says so, and goes on when that one is done or dead."""
+"""Two runs of one dataset at once: the second waits, says for whom, and goes on when the first is done or dead."""
 
 from __future__ import annotations
 
@@ -47,18 +47,8 @@ def test_the_second_of_two_runs_waits(world):
     server.settimeout(240)
     place = f"http://127.0.0.1:{server.getsockname()[1]}/log.csv"
     world.registry.write_text(world.registry.read_text().replace("shop.csv", place))
-    command = [
-        sys.executable,
-        "-m",
-        "recsys_dagster.cli",
-        "materialize",
-        "-d",
-        "shop",
-        "-s",
-        "raw_items",
-        "-s",
-        "users",
-    ]
+    select = ("-s", "raw_items", "users")
+    command = [sys.executable, "-m", "recsys_dagster.cli", "materialize", "-d", "shop", *select]
 
     def start(name: str) -> tuple[subprocess.Popen, Path]:
         said = world.folder / name

@@ -21,15 +21,18 @@ def base(request, tmp_path) -> UPath:
     return base
 
 
+def staged_in(base: UPath) -> dict[UPath, UPath]:
+    targets = [base / name / "a.txt" for name in NAMES]
+    return {target: stage(target, lambda path: path.write_text("new")) for target in targets}
+
+
 def contents(base: UPath) -> list[str]:
     return [(base / name / "a.txt").read_text() for name in NAMES]
 
 
 @pytest.mark.parametrize("renamed", [0, 1, 2, 3])
 def test_what_was_begun_is_ended_by_the_next_reader(base, monkeypatch, renamed):
-    staged = {
-        base / name / "a.txt": stage(base / name / "a.txt", lambda path: path.write_text("new")) for name in NAMES
-    }
+    staged = staged_in(base)
     assert contents(base) == ["old"] * 3
     rename, left = files._rename, iter(range(renamed))
 
@@ -56,9 +59,7 @@ def test_what_was_begun_is_ended_by_the_next_reader(base, monkeypatch, renamed):
 
 
 def test_before_the_journal_nothing_is_published(base, monkeypatch):
-    staged = {
-        base / name / "a.txt": stage(base / name / "a.txt", lambda path: path.write_text("new")) for name in NAMES
-    }
+    staged = staged_in(base)
 
     def killed(*_: object) -> None:
         raise Killed
