@@ -44,9 +44,6 @@ app = typer.Typer(
 )
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(llm_app, name="llm")
-app.command()(explain)
-app.command()(search)
-app.command()(export)
 
 
 @app.command()
@@ -181,12 +178,8 @@ def _recommend_one(
     ]
 
 
-app.command()(ui)
-app.command()(reports)
-
-
-app.command()(backfill)
-app.command()(doctor)
+for command in (explain, export, backfill, search, ui, reports, doctor):  # as `--help` lists them
+    app.command()(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
