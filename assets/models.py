@@ -21,6 +21,7 @@ from assets.common import (
     sequence_data,
     tag_run,
 )
+from assets.exhaustion import exhaustion_told
 from assets.larmi import MIND, interest_metadata
 from recsys_dagster.baselines.config import SASRecConfig
 from recsys_dagster.data.item_keys import write_item_keys
@@ -122,9 +123,10 @@ def train_into_staging(
             run = runtime.model_copy(update={"seed": seed})
             folder = output if seed == runtime.seed else output / f"{SEED_FOLDER}{seed}"
             mark = fingerprint(settings, run, data, learned_from)
-            facts.append(dict(train(run, folder, store.checkpoint(asset, partition, mark))))
-            about = {**run.model_dump(), "interactions": data}
-            (folder / RUNTIME_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            with exhaustion_told(context, config):
+                facts.append(dict(train(run, folder, store.checkpoint(asset, partition, mark))))
+                about = {**run.model_dump(), "interactions": data}
+                (folder / RUNTIME_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise
@@ -205,7 +207,7 @@ def larmi_model(
     `L = L_rec + lambda * L_contrastive`, the latter on the selected synthesized users every round(1 / lambda) steps; an
     item's score is the largest over the user's interests.
     """
-    from recsys_dagster.larmi.model import train_larmi
+    from recsys_dagster.larmi.train import train_larmi
 
     data = sequence_data(context.partition_key, interactions, users, items)
     mind = store.previous_directory(MIND, context.partition_key)

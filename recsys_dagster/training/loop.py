@@ -124,12 +124,7 @@ def fit(
         deterministic_algorithms()
     model.to(runtime.device)
     batches = model.batches(data, config)
-    optimiser = torch.optim.AdamW(
-        (p for p in model.parameters() if p.requires_grad),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        betas=(0.9, 0.98),
-    )
+    optimiser = optimiser_of(model, config)
     keeper = Checkpoint(checkpoint, fingerprint={"config": config.model_dump(), "seed": runtime.seed, "label": label})
     state = keeper.resume(model, optimiser)
     step_of = torch.compile(model.loss) if runtime.compile else model.loss
@@ -172,6 +167,17 @@ def deterministic_algorithms() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # else every new tensor is filled before it is written; nothing here reads what it has not written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def optimiser_of(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """What trains the parameters that are not frozen; fused: one pass over each parameter a step, not ten."""
+    return torch.optim.AdamW(
+        (p for p in model.parameters() if p.requires_grad),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
 
 
 def validation_recall(model: SequentialModel, data: SequenceData) -> float:

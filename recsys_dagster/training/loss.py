@@ -182,17 +182,22 @@ def _chunk(
     of each biased pair; `room` holds the scores of one query.
     """
     room = room[: len(q)]
-    if q.shape[1] == 1:
-        scores = [torch.mm(q[:, 0], v.T, out=room)]
-        best, wins = room, None
-    else:
-        sizes = (counts[:, None] > torch.arange(q.shape[1], device=q.device)).sum(0).tolist()
-        scores = [q[:size, k] @ v.T for k, size in enumerate(sizes) if size]  # [size_k, N] each
-        best = room.copy_(scores[0])
-        for values in scores[1:]:
+    sizes = [len(q)]
+    if q.shape[1] > 1:
+        sizes = [n for n in (counts[:, None] > torch.arange(q.shape[1], device=q.device)).sum(0).tolist() if n]
+    several = len(sizes) > 1
+    if several:  # one matrix: the rows of the first interest, then those of the second, ...
+        stacked = torch.cat([q[:size, k] for k, size in enumerate(sizes)])
+        scores = stacked @ v.T
+        best = room.copy_(scores[: len(q)])
+        for values in scores.split(sizes)[1:]:
             head = best[: len(values)]
             torch.maximum(head, values, out=head)
-        wins = [values == best[: len(values)] for values in scores] if len(scores) > 1 else None
+        for values in scores.split(sizes):
+            values.eq_(best[: len(values)])  # 1 where the interest is the best; products with booleans would be slow
+    else:
+        stacked = q[:, 0]
+        best = scores = torch.mm(stacked, v.T, out=room)
     logits = best.float()
     if bias is not None:
         logits[bias[0], bias[1]] += bias[2]
@@ -212,14 +217,16 @@ def _chunk(
     if bias is not None and bias[3] is not None:
         bias[3].copy_(weights[bias[0], bias[1]] * inverse[bias[0], 0] - (bias[1] == targets[bias[0]]).float())
     weights[rows, targets] -= norm
-    weights = weights.to(v.dtype)
-    for k, values in enumerate(scores):
-        # only the interest that won an item learns from it
-        share = weights if wins is None else torch.mul(weights[: len(values)], wins[k], out=values)
-        grad_q[: len(values), k] = (share @ v).float().mul_(inverse[: len(values)])
-        scaled = (q[: len(values), k].float() * inverse[: len(values)]).to(v.dtype)
-        if v.dtype == grad_v.dtype:
-            grad_v.addmm_(share.T, scaled)  # no second matrix of this size is made and added
-        else:
-            grad_v += share.T @ scaled
+    share = weights.to(v.dtype)
+    if several:  # only the interest that won an item learns from it
+        for values in scores.split(sizes):
+            values.mul_(share[: len(values)])
+        share, inverse = scores, torch.cat([inverse[:size] for size in sizes])
+    for k, part in enumerate((share @ v).float().mul_(inverse).split(sizes)):
+        grad_q[: len(part), k] = part
+    scaled = (stacked.float() * inverse).to(v.dtype)
+    if v.dtype == grad_v.dtype:
+        grad_v.addmm_(share.T, scaled)  # no second matrix of this size is made and added
+    else:
+        grad_v += share.T @ scaled
     return loss
