@@ -190,12 +190,21 @@ app.command()(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a `RecsysError` is one line on stderr and exit code 1."""
+    """Run the command line; a `RecsysError` is one line on stderr and exit code 1, so is a service that is out."""
     try:
         app(arguments)
-    except RecsysError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:
+        told = error if isinstance(error, RecsysError) else _outage(error)
+        if told is None:
+            raise
+        print(f"error: {' '.join(str(told).split())}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _outage(error: Exception) -> RecsysError | None:
+    from recsys_dagster.outages import outage
+
+    return outage(error)
 
 
 if __name__ == "__main__":

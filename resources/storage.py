@@ -2,9 +2,10 @@
 
 Keys are ``<root>/<asset>/<partition><extension>``. The root is a local folder or any object store that fsspec knows
 (``s3://bucket/prefix``, ``memory://...``). A local write goes to a hidden file beside its target, which is then renamed
-over it; a remote write is finished locally first and then put as one object. Readers see the old value or the new one.
+over it; a remote one is finished locally first, put as one object and read in one request. Readers see old or new.
 """
 
+import io
 import os
 import shutil
 import tempfile
@@ -23,6 +24,7 @@ from resources.stored_table import StoredTable
 if TYPE_CHECKING:
     from upath import UPath
 
+ASSETS_ENVIRONMENT = "RECSYS_ASSETS"
 STALE_S = 86_400
 """Seconds after which something unfinished is taken for abandoned."""
 
@@ -52,7 +54,6 @@ def write_atomically(path: "UPath", write: Callable[[Path], None]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / path.name
             write(local)
-            path.fs.makedirs(path.parent.path, exist_ok=True)
             path.fs.put_file(str(local), path.path)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,19 @@ def write_atomically(path: "UPath", write: Callable[[Path], None]) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _write_text(path: Path, text: str) -> None:
+def read_whole(path: "UPath") -> bytes:
+    """All bytes of a file at one moment, also where it is replaced meanwhile."""
+    return bytes(path.fs.cat_file(path.path))
+
+
+def _remove_stale(place: Path, keep: Path) -> None:
+    for left in place.iterdir():
+        if left != keep and time.time() - left.stat().st_mtime > STALE_S:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8."""
     path.write_text(text, encoding="utf-8")
 
 
@@ -78,14 +91,19 @@ class AssetStore(dg.ConfigurableResource):
 
     root: str = Field(
         default="",
-        description="Folder or URL (s3://bucket/prefix) that holds all assets; empty means RECSYS_HOME/assets.",
+        description="Folder or URL (s3://bucket/prefix) that holds all assets; empty means what the environment's "
+        "RECSYS_ASSETS names, else RECSYS_HOME/assets.",
     )
 
     def base(self) -> "UPath":
         """The root as a path."""
         from upath import UPath
 
-        return UPath(self.root) if self.root else UPath(home() / "assets")
+        root = self.root or os.environ.get(ASSETS_ENVIRONMENT) or str(home() / "assets")
+        if "://" not in root:
+            return UPath(Path(root).expanduser().absolute())
+        # Stores keep listings for the life of a process unless told not to, and a server would see no new object.
+        return UPath(root, use_listings_cache=False)
 
     def path(self, asset: str, partition: str, extension: str = ".parquet") -> "UPath":
         """Where the IO managers keep one partition of an asset."""
@@ -109,9 +127,7 @@ class AssetStore(dg.ConfigurableResource):
         place = home() / "staging" / asset
         folder = place / f"{partition}-{uuid.uuid4().hex[:8]}"
         folder.mkdir(parents=True)
-        for left in place.iterdir():
-            if time.time() - left.stat().st_mtime > STALE_S:
-                shutil.rmtree(left, ignore_errors=True)
+        _remove_stale(place, keep=folder)
         return folder
 
     def checkpoint(self, asset: str, partition: str, fingerprint: str) -> Path:
@@ -161,8 +177,8 @@ def read_parquet(path: "UPath") -> Any:
     """Read one stored table as a pandas DataFrame."""
     import pandas as pd
 
-    with path.open("rb") as file:
-        return pd.read_parquet(file)
+    local = as_local(path)
+    return pd.read_parquet(io.BytesIO(read_whole(path)) if local is None else local)
 
 
 class _ParquetManager(_StoreIOManager):
@@ -201,7 +217,7 @@ class _SafetensorsManager(_StoreIOManager):
         from safetensors.numpy import load, load_file
 
         local = as_local(path)
-        return load(path.read_bytes()) if local is None else load_file(local)
+        return load(read_whole(path)) if local is None else load_file(local)
 
 
 class _JsonManager(_StoreIOManager):
@@ -209,20 +225,20 @@ class _JsonManager(_StoreIOManager):
         import json
 
         text = json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_atomically(path, lambda local: _write_text(local, text))
+        write_atomically(path, lambda local: write_text(local, text))
 
     def load_from_path(self, context: dg.InputContext, path: "UPath") -> Any:
         import json
 
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_whole(path))
 
 
 class _TextManager(_StoreIOManager):
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: "UPath") -> None:
-        write_atomically(path, lambda local: _write_text(local, str(obj)))
+        write_atomically(path, lambda local: write_text(local, str(obj)))
 
     def load_from_path(self, context: dg.InputContext, path: "UPath") -> Any:
-        return path.read_text(encoding="utf-8")
+        return read_whole(path).decode()
 
 
 class _DirectoryManager(_StoreIOManager):
@@ -247,7 +263,7 @@ class _DirectoryManager(_StoreIOManager):
             target.mkdir(parents=True, exist_ok=True)
             shutil.move(source, target / version)
         before = current_version(path)
-        write_atomically(path / CURRENT, lambda local: _write_text(local, version))
+        write_atomically(path / CURRENT, lambda local: write_text(local, version))
         self._prune(path, min(before or version, version))
 
     def load_from_path(self, context: dg.InputContext, path: "UPath") -> Path:
@@ -267,8 +283,10 @@ class _DirectoryManager(_StoreIOManager):
 
 def current_version(path: "UPath") -> str | None:
     """The valid version of a stored directory, or None where nothing was stored."""
-    pointer = path / CURRENT
-    return pointer.read_text().strip() if pointer.exists() else None
+    try:
+        return read_whole(path / CURRENT).decode().strip()
+    except FileNotFoundError:
+        return None
 
 
 def local_directory(path: "UPath") -> Path:
@@ -290,7 +308,12 @@ def local_directory(path: "UPath") -> Path:
         beside = cached.parent / f".{version}.{uuid.uuid4().hex[:8]}.part"
         beside.mkdir(parents=True)
         path.fs.get(f"{(path / version).path}/", f"{beside}/", recursive=True)
-        beside.replace(cached)
+        try:
+            beside.replace(cached)
+        except OSError:
+            if not cached.is_dir():  # else another process was quicker
+                raise
+        _remove_stale(cached.parent, keep=cached)
     return cached
 
 

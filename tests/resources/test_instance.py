@@ -1,4 +1,5 @@
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,12 @@ def test_a_killed_run_is_failed_and_its_pool_slot_freed(monkeypatch, tmp_path):
         nothing()
 
     with open_instance() as instance:
-        marks = {"dead": "999999999:1", "alive": process_mark(), "foreign": None}
+        marks = {
+            "dead": f"999999999:1:{platform.node()}",
+            "alive": process_mark(),
+            "launched": None,
+            "elsewhere": "999999999:1:another-container",
+        }
         runs = {}
         for name, mark in marks.items():
             tags = {} if mark is None else {PROCESS_TAG: mark}
@@ -74,5 +80,5 @@ def test_a_killed_run_is_failed_and_its_pool_slot_freed(monkeypatch, tmp_path):
         assert fail_dead_runs(instance) == 1
         status = {name: instance.get_run_by_id(run_id).status for name, run_id in runs.items()}
         assert status["dead"] == dg.DagsterRunStatus.FAILURE
-        assert status["alive"] == status["foreign"] == dg.DagsterRunStatus.STARTED
+        assert status["alive"] == status["launched"] == status["elsewhere"] == dg.DagsterRunStatus.STARTED
         assert pools.claim_concurrency_slot("gpu", runs["alive"], "step").is_claimed
