@@ -27,6 +27,7 @@ from recsys_dagster.cli_datasets import datasets_app
 from recsys_dagster.cli_larmi import explain, export, search
 from recsys_dagster.cli_llm import llm_app
 from recsys_dagster.cli_operate import backfill, doctor
+from recsys_dagster.cli_serve import serve
 from recsys_dagster.cli_ui import reports, ui
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.run_config import read_config
@@ -183,6 +184,7 @@ def _recommend_one(
 
 app.command()(ui)
 app.command()(reports)
+app.command()(serve)
 
 
 app.command()(backfill)
