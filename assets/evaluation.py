@@ -9,6 +9,7 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from assets.common import COMMON, MULTI, OWNERS, Stopwatch, data_fingerprint, materialized, picture, sequence_data
+from assets.exhaustion import exhaustion_told
 from assets.models import require_current, trained_models, trained_on
 from assets.tables import conform, definition_metadata
 from recsys_dagster.data.registry import get_dataset
@@ -122,10 +123,11 @@ def evaluated_models(
     tables, per_user = [], []
     runs = [(name, path) for name, directory in directories.items() for path in trained_models(directory)]
     for name, directory in runs:
-        result = evaluate_per_user(
-            load_model(directory, device), data, negatives, dataset=dataset, model=name, protocol=protocol,
-            seed=int(trained_on(directory).get("seed", 0)), ks=config.ks, batch_size=config.batch_size,
-        )  # fmt: skip
+        with exhaustion_told(context, config):
+            result = evaluate_per_user(
+                load_model(directory, device), data, negatives, dataset=dataset, model=name, protocol=protocol,
+                seed=int(trained_on(directory).get("seed", 0)), ks=config.ks, batch_size=config.batch_size,
+            )  # fmt: skip
         tables.append(result.metrics)
         per_user.append(result.per_user)
     table = conform(pd.concat(tables, ignore_index=True), "metrics")
@@ -201,7 +203,10 @@ def recommendations(
             f"models: {', '.join(absent)} of {context.partition_key} are absent, or trained on other interactions.",
             mend=f"run the job compare for {context.partition_key} first, or leave them out of models.",
         )
-    tables = [best_of(load_model(directories[name], device), data, model=name, n=config.n) for name in config.models]
+    with exhaustion_told(context, config):
+        tables = [
+            best_of(load_model(directories[name], device), data, model=name, n=config.n) for name in config.models
+        ]
     table = conform(pd.concat(tables, ignore_index=True), "recommendations")
     coverage = {
         f"{name}_catalogue_share": part["item_id"].nunique() / len(items) for name, part in table.groupby("model")

@@ -1,5 +1,6 @@
 """Group `g2rec`: the co-engagement graph, soft interest prototypes on it, and the tokens made of them."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from pydantic import Field
 from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized, picture, plain
 from assets.partitions import datasets
 from assets.tables import conform, definition_metadata
-from recsys_dagster.errors import RecsysError
+from recsys_dagster.errors import DamagedFileError, RecsysError
 from recsys_dagster.evaluation.plots import degree_distribution, histogram, over_nights, square
 from recsys_dagster.g2rec.sampling import CoengagementConfig
 from recsys_dagster.g2rec.soft_modularity import SoftConfig
@@ -21,6 +22,8 @@ from resources.stored_table import StoredTable
 
 if TYPE_CHECKING:
     from recsys_dagster.g2rec.night import LastNight
+
+logger = logging.getLogger("recsys_dagster")
 
 KINDS = {"pandas", "parquet"}
 NIGHTS_SHOWN = 60
@@ -239,7 +242,11 @@ def last_night(store: AssetStore, partition: str, items: pd.DataFrame) -> "LastN
     """
     from recsys_dagster.g2rec.night import LastNight
 
-    table = store.previous_table("soft_memberships", partition)
+    try:
+        table = store.previous_table("soft_memberships", partition)
+    except DamagedFileError as error:  # else no run could ever make them anew
+        logger.warning("%s The items are clustered afresh, and prototypes get new ids: train the models again.", error)
+        return None
     if table is None or "temperatures" not in table.attrs:
         return None
     left, table.attrs = table.attrs, {}

@@ -21,6 +21,7 @@ from assets.common import (
     sequence_data,
     tag_run,
 )
+from assets.exhaustion import exhaustion_told
 from assets.larmi import MIND, interest_metadata
 from recsys_dagster.baselines.config import SASRecConfig
 from recsys_dagster.data.item_keys import write_item_keys
@@ -122,9 +123,10 @@ def train_into_staging(
             run = runtime.model_copy(update={"seed": seed})
             folder = output if seed == runtime.seed else output / f"{SEED_FOLDER}{seed}"
             mark = fingerprint(settings, run, data, learned_from)
-            facts.append(dict(train(run, folder, store.checkpoint(asset, partition, mark))))
-            about = {**run.model_dump(), "interactions": data}
-            (folder / RUNTIME_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            with exhaustion_told(context, config):
+                facts.append(dict(train(run, folder, store.checkpoint(asset, partition, mark))))
+                about = {**run.model_dump(), "interactions": data}
+                (folder / RUNTIME_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise

@@ -29,7 +29,7 @@ from recsys_dagster.cli_llm import llm_app
 from recsys_dagster.cli_operate import backfill, doctor
 from recsys_dagster.cli_serve import serve
 from recsys_dagster.cli_ui import reports, ui
-from recsys_dagster.errors import RecsysError
+from recsys_dagster.errors import RecsysError, disk_told
 from recsys_dagster.run_config import read_config
 
 if TYPE_CHECKING:
@@ -193,8 +193,11 @@ app.command()(doctor)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a `RecsysError` is one line on stderr and exit code 1, so is a service that is out."""
+    from resources.storage import home
+
     try:
-        app(arguments)
+        with disk_told(f"something under {home()}"):
+            app(arguments)
     except Exception as error:
         told = error if isinstance(error, RecsysError) else _outage(error)
         if told is None:

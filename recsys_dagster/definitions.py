@@ -11,9 +11,10 @@ from recsys_dagster.automation.nights import with_freshness
 from recsys_dagster.data.registry import load_registry
 from resources.compute import ComputeResource
 from resources.gpu import GpuResource
+from resources.io_managers import io_managers
 from resources.llm import LlmResource
 from resources.reports import reports_url
-from resources.storage import AssetStore, io_managers
+from resources.storage import AssetStore
 
 ASSET_MODULES = (data, larmi, g2rec, models, comparisons, search, evaluation, report)
 

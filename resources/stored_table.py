@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from resources.files import reading
+
 if TYPE_CHECKING:
     import pandas as pd
     from upath import UPath
@@ -29,6 +31,6 @@ class StoredTable:
         """
         import pyarrow.parquet as pq
 
-        with self.path.open("rb") as file:
+        with reading(self.path), self.path.open("rb") as file:
             for batch in pq.ParquetFile(file).iter_batches(batch_size=rows, columns=list(columns)):
                 yield batch.to_pandas()

@@ -25,9 +25,10 @@ from recsys_dagster.cli import main
 from recsys_dagster.data.registry import load_registry
 from recsys_dagster.definitions import defs
 from recsys_dagster.runs import select_assets
+from resources.files import write_atomically, write_text
 from resources.instance import open_instance
 from resources.reports import ReportServer
-from resources.storage import AssetStore, write_atomically, write_text
+from resources.storage import AssetStore
 
 WHOLE = os.environ.get("RECSYS_DEPLOYMENT") == "1"
 GRAPH = ("soft_memberships", "prototypes")
