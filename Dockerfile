@@ -13,7 +13,7 @@ RUN pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' constrai
     && pip install --constraint constraints.txt '.[postgres,s3]' \
     && pip uninstall --yes recsys-dagster
 COPY . .
-RUN pip install --no-deps . && python -m compileall -q /opt/recsys/venv
+RUN pip install --no-deps .
 
 FROM python:3.11-slim-bookworm
 # libgomp: scikit-learn and torch compute in threads with it.

@@ -9,6 +9,7 @@ import gzip
 import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -236,13 +237,15 @@ def test_the_four_processes_of_a_deployment_run_what_the_ui_asks_for(deployed, h
         "daemon": ["--code", f"127.0.0.1:{code}"],
         "reports": ["--port", str(reports)],
     }
-    log, processes = deployed.folder / "deployment.log", []
-    with log.open("wb") as out:
+    log, processes, address = deployed.folder / "deployment.log", [], f"http://127.0.0.1:{web}"
+    try:
         for role, options in roles.items():
             command = [sys.executable, "-m", "recsys_dagster.cli", "serve", role, *options]
-            processes.append(subprocess.Popen(command, env=deployed.env, cwd=deployed.folder, stdout=out, stderr=out))
-    try:
-        address = f"http://127.0.0.1:{web}"
+            with log.open("ab") as out:
+                process = subprocess.Popen(command, env=deployed.env, cwd=deployed.folder, stdout=out, stderr=out)
+            processes.append(process)
+            if role == "code":
+                wait_for(lambda: connects(code), "the code location", log)
         wait_for(lambda: answers(f"{address}/server_info"), "the webserver", log)
         wait_for(lambda: answers(f"http://127.0.0.1:{reports}/shop.html"), "the report server", log)
         selector = {
@@ -268,6 +271,11 @@ def test_the_four_processes_of_a_deployment_run_what_the_ui_asks_for(deployed, h
             process.terminate()
         for process in processes:
             process.wait(60)
+
+
+def connects(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
 
 
 def answers(address: str) -> bool:
