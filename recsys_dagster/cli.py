@@ -45,9 +45,6 @@ app = typer.Typer(
 )
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(llm_app, name="llm")
-app.command()(explain)
-app.command()(search)
-app.command()(export)
 
 
 @app.command()
@@ -182,13 +179,8 @@ def _recommend_one(
     ]
 
 
-app.command()(ui)
-app.command()(reports)
-app.command()(serve)
-
-
-app.command()(backfill)
-app.command()(doctor)
+for command in (explain, export, backfill, search, ui, reports, serve, doctor):  # as `--help` lists them
+    app.command()(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

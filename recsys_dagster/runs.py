@@ -15,7 +15,7 @@ from rich.console import Console
 from recsys_dagster.automation import everything, full_lineage
 from recsys_dagster.automation.failures import one_line
 from recsys_dagster.definitions import defs
-from recsys_dagster.errors import RecsysError, disk_told
+from recsys_dagster.errors import RecsysError, disk_told, is_disk_full
 from recsys_dagster.run_config import relevant
 from resources.instance import PROCESS_TAG, process_mark
 from resources.storage import home
@@ -169,9 +169,13 @@ class Reporter:
             self._status.stop()
 
     def _follow(self) -> None:
-        while not self._done.wait(POLL_S):
+        try:
+            while not self._done.wait(POLL_S):
+                self._read()
             self._read()
-        self._read()
+        except Exception as error:
+            if not is_disk_full(error):  # the run itself tells that
+                raise
 
     def _read(self) -> None:
         if self._run_id is None:

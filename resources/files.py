@@ -57,7 +57,7 @@ def stage(path: "UPath", write: Callable[[Path], None]) -> "UPath":
     """
     beside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
     for left in path.parent.glob(f".{path.name}.*.part"):
-        left.unlink()
+        left.unlink(missing_ok=True)
     local = as_local(beside)
     if local is None:
         _put(beside, write)

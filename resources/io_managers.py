@@ -27,7 +27,7 @@ class _StoreIOManager(dg.UPathIOManager):
     def __init__(self, base_path: "UPath", extension: str | None) -> None:
         self.extension = extension
         self._root = base_path
-        self._staged: dict[UPath, UPath] = {}
+        self._staged: dict[str, dict[UPath, UPath]] = {}
         super().__init__(base_path=base_path)
 
     def _publish(self, context: dg.OutputContext, path: "UPath", write: Callable[[Path], None]) -> None:
@@ -35,10 +35,10 @@ class _StoreIOManager(dg.UPathIOManager):
         if (together := _tables_of_step(context)) == 1:
             write_atomically(path, write)
             return
-        self._staged[path] = stage(path, write)
-        if len(self._staged) == together:
-            staged, self._staged = self._staged, {}
-            publish(self._root, context.partition_key, staged)
+        staged = self._staged.setdefault(context.step_key, {})
+        staged[path] = stage(path, write)
+        if len(staged) == together:
+            publish(self._root, context.partition_key, self._staged.pop(context.step_key))
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Read the input; a missing one is said in words instead of as a path.
@@ -69,7 +69,8 @@ class _StoreIOManager(dg.UPathIOManager):
 
     def stored_bytes(self, path: "UPath") -> int:
         """Bytes that `path` takes, or will take once it is published."""
-        return int(self._staged.get(path, path).stat().st_size)
+        staged = {target: source for step in self._staged.values() for target, source in step.items()}
+        return int(staged.get(path, path).stat().st_size)
 
 
 def _tables_of_step(context: dg.OutputContext) -> int:

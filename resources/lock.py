@@ -11,19 +11,6 @@ _HELD: dict[Path, int] = {}
 """Locks of this process, and how many times each was taken: the resources of one run are set up more than once."""
 
 
-def holder(path: Path) -> str | None:
-    """Who holds a lock, in words; None if nobody does. Not for a lock that this process holds."""
-    try:
-        with path.open("r+", encoding="utf-8") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return _words(file.read())
-    except FileNotFoundError:
-        pass
-    return None
-
-
 @contextmanager
 def locked(path: Path, run: str, on_wait: Callable[[str], None]) -> Iterator[None]:
     """Hold a lock for the block; where another process holds it, wait until that one is done or dead.
