@@ -1,5 +1,8 @@
 """The one error that people are meant to read."""
 
+from functools import partial
+from typing import Any
+
 
 class RecsysError(Exception):
     """A problem the user can mend, said in one line.
@@ -9,5 +12,9 @@ class RecsysError(Exception):
     """
 
     def __init__(self, message: str, *, mend: str) -> None:
-        self.mend = mend
+        self.message, self.mend = message, mend
         super().__init__(f"{message} To mend: {mend}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it comes out of another process the same."""
+        return partial(type(self), mend=self.mend), (self.message,)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional
+
+from recsys_dagster.training.distributed import share_of_mean
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ def synthesized_users(representative_clusters: pd.DataFrame) -> list[Synthesized
     return users
 
 
-def contrastive_loss(embeddings: torch.Tensor, users: list[SynthesizedUser], temperature: float) -> torch.Tensor:
+def contrastive_loss(embeddings: torch.Tensor, users: Sequence[SynthesizedUser], temperature: float) -> torch.Tensor:
     """Mean over synthesized users of -sum_j sum_j* log( exp(s_jj* / tau) / sum_j' exp(s_jj' / tau) ).
 
     j* are the other items that share a cluster with j; j' are those that share none, and they alone stand in the
@@ -46,7 +49,7 @@ def contrastive_loss(embeddings: torch.Tensor, users: list[SynthesizedUser], tem
 
     Args:
         embeddings: item embeddings, float [N, d].
-        users: the selection B.
+        users: the selection B; of several processes that train together each has a part.
         temperature: tau.
 
     Returns:
@@ -68,6 +71,4 @@ def contrastive_loss(embeddings: torch.Tensor, users: list[SynthesizedUser], tem
         denominator = scores.masked_fill(~negatives, -torch.inf).logsumexp(1).masked_fill(~usable, 0.0)
         numerator = (scores * positives).sum(1)
         losses.append((pairs * denominator - numerator).sum() / pairs.sum())
-    if not losses:
-        return embeddings.sum() * 0
-    return torch.stack(losses).mean()
+    return share_of_mean(torch.stack(losses).mean() if losses else embeddings.sum() * 0, len(losses))
