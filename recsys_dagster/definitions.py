@@ -10,6 +10,7 @@ from recsys_dagster.automation import JOBS, SCHEDULES, SENSORS
 from recsys_dagster.automation.nights import with_freshness
 from recsys_dagster.data.registry import load_registry
 from resources.compute import ComputeResource
+from resources.cugraph import CugraphResource
 from resources.gpu import GpuResource
 from resources.llm import LlmResource
 from resources.reports import reports_url
@@ -31,6 +32,7 @@ def default_resources(store: AssetStore | None = None) -> dict[str, Any]:
         "gpu": GpuResource(),
         "llm": LlmResource(),
         "compute": ComputeResource(),
+        "cugraph": CugraphResource(),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from scipy import sparse
 
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.alignment import adjusted_rand_index
-from recsys_dagster.g2rec.leiden import LeidenConfig, leiden_of_size, leiden_supported
+from recsys_dagster.g2rec.leiden import LeidenConfig, Partition, adopted, leiden_of_size, leiden_supported
 from recsys_dagster.g2rec.links import LinkTest, link_test
 from recsys_dagster.g2rec.network import Network
 from recsys_dagster.g2rec.night import LastNight, row_argmax
@@ -131,6 +131,7 @@ def soft_memberships(
     seed: int = 0,
     last: LastNight | None = None,
     validation_links: NDArray[Any] | None = None,
+    elsewhere: Callable[[], list[Partition]] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Cluster items at every resolution and soften the clusters.
 
@@ -151,6 +152,7 @@ def soft_memberships(
         seed: of Leiden and of the links' negatives.
         last: last night's memberships, for a warm start. Ignored if its levels were asked for by other resolutions.
         validation_links: [L, 2] held-out item pairs, to choose and judge the temperatures.
+        elsewhere: finds the hard clusters of all levels in place of Leiden here; not called on a warm start.
 
     Returns:
         item_id int32, level int8, prototype_id int32 (unique over levels), probability float32, sorted by the first
@@ -166,7 +168,8 @@ def soft_memberships(
     if last is not None and last.resolutions != config.resolutions:
         logger.warning("levels were %s last night and are %s now: a cold start", last.resolutions, config.resolutions)
         last = None
-    gammas, problems, hard, starts = _levels(network, config, last, seed)
+    found = elsewhere() if elsewhere is not None and last is None and config.n_prototypes is None else None
+    gammas, problems, hard, starts = _levels(network, config, last, seed, found)
     test = None if validation_links is None else link_test(network.matrix, validation_links, seed=seed)
     metadata: dict[str, Any] = {"gammas": gammas}
     temperatures = config.temperatures or (None if last is None else last.temperatures)
@@ -209,7 +212,7 @@ def soft_memberships(
 
 
 def _levels(
-    network: Network, config: SoftConfig, last: LastNight | None, seed: int
+    network: Network, config: SoftConfig, last: LastNight | None, seed: int, found: Sequence[Partition] | None
 ) -> tuple[list[float], list[SoftProblem], list[Floats], list[Floats]]:
     """Gamma, problem, hard P and starting P of each level."""
     n_items = network.matrix.shape[0]
@@ -219,6 +222,8 @@ def _levels(
         if last is not None:
             gamma, carried = last.gammas[level], last.carried(level, n_items)
             labels = extend(network, row_argmax(carried), carried.shape[1], gamma, config, seed=seed)
+        elif found is not None:
+            labels, gamma = adopted(network, found[level], config), found[level].gamma
         elif config.n_prototypes is not None:
             labels, gamma = leiden_of_size(network, int(wanted), config, seed=seed)
         else:
