@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from assets.common import (
     COMMON,
     MULTI,
+    ON_A_GPU,
     OWNERS,
     Stopwatch,
     data_fingerprint,
@@ -103,7 +104,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
 
 
 @dg.multi_asset(
-    **MULTI,
+    **{**MULTI, "op_tags": ON_A_GPU},
     pool="gpu",
     deps=COMPARISONS,
     outs={
@@ -187,7 +188,7 @@ def leaderboard(metrics: pd.DataFrame, user_metrics: pd.DataFrame) -> dg.Materia
 
 
 @dg.asset(
-    **COMMON,
+    **{**COMMON, "op_tags": ON_A_GPU},
     group_name="evaluation",
     kinds=KINDS,
     code_version="1",

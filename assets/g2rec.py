@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized, picture, plain
+from assets.common import COMMON, MULTI, ON_A_LARGE_NODE, OWNERS, Stopwatch, materialized, picture, plain
 from assets.cugraph import elsewhere
 from assets.partitions import datasets
 from assets.tables import conform, definition_metadata
@@ -56,7 +56,7 @@ class MembershipsConfig(SoftConfig, dg.Config):
 
 
 @dg.asset(
-    **COMMON,
+    **{**COMMON, "op_tags": ON_A_LARGE_NODE},
     group_name="g2rec",
     kinds={*KINDS},
     code_version="2",
@@ -107,7 +107,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
 
 
 @dg.multi_asset(
-    **MULTI,
+    **{**MULTI, "op_tags": ON_A_LARGE_NODE},
     outs={
         "soft_memberships": _output(
             "soft_memberships",
