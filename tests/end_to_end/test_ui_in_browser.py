@@ -203,7 +203,7 @@ def label_with(page, word: str) -> bool:
 
 
 def test_report_is_linked_and_its_map_responds(ui, page, pictures):
-    page.open(f"{ui.address}/assets/interest_report", "characters", 120)
+    page.open(f"{ui.address}/assets/interest_report?view=partitions&partition=sample", "characters", 120)
     link = page.see("[...document.links].map(each => each.href).find(each => /sample.html$/.test(each))", "the link")
     assert link == f"{ui.reports}/sample.html"
     page.screen(1280, 1090)
