@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine: runs submitted by the run launcher, steps by the executor, a Pipes job."""
+"""A real Ray cluster on this machine: a run by the run launcher, its steps by the executor, and a Pipes job."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ import urllib.request
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 import pytest
+from cugraph_stand_in import write_stand_in
 
+from assets.tables import conform
 from resources.instance import SETTINGS
 
 pytest.importorskip("ray")
@@ -27,7 +30,6 @@ pytest.importorskip("dagster_ray")
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy" / "ray"
 BIN = Path(sys.executable).parent
-TAG = "dagster-ray/config"
 WAIT_S = 240
 
 
@@ -51,7 +53,8 @@ class Cluster:
         (self.dagster / "dagster.yaml").write_text(SETTINGS + launcher + at_once)
         (self.dagster / "workspace.yaml").write_text((DEPLOY / "workspace.yaml").read_text())
         self.env = {
-            **os.environ, "RECSYS_HOME": str(self.home), "DAGSTER_HOME": str(self.dagster), "PYTHONPATH": str(ROOT),
+            **os.environ, "RECSYS_HOME": str(self.home), "DAGSTER_HOME": str(self.dagster),
+            "PYTHONPATH": f"{ROOT}:{folder / 'rapids'}",
             "PATH": f"{BIN}:{os.environ['PATH']}",
         }  # fmt: skip
         self.env.pop("RECSYS_DATASETS", None)
@@ -61,10 +64,11 @@ class Cluster:
         command = [
             BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={free_port()}",
             f"--dashboard-port={self.port}", f"--dashboard-agent-listen-port={free_port()}",
-            f"--dashboard-agent-grpc-port={free_port()}", f"--ray-client-server-port={free_port()}", "--num-cpus=3",
-            "--num-gpus=1", "--object-store-memory=100000000", f"--temp-dir={self.scratch.name}",
-            "--disable-usage-stats",
+            f"--dashboard-agent-grpc-port={free_port()}", f"--ray-client-server-port={free_port()}",
+            "--num-cpus=4", "--num-gpus=1", "--memory=10000000000", "--object-store-memory=100000000",
+            f"--temp-dir={self.scratch.name}", "--disable-usage-stats",
         ]  # fmt: skip
+        write_stand_in(folder / "rapids")
         self.log = folder / "ray.log"
         with self.log.open("w") as out:
             self.process = subprocess.Popen(
@@ -91,18 +95,20 @@ class Cluster:
         for sign in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(self.process.pid, sign)
-                self.process.wait(20)
+                self.process.wait(5)
         self.scratch.cleanup()
 
-    def launch(self, *assets: str) -> str:
+    def launch(self, *assets: str, config: dict[str, object]) -> str:
         """Launch a run of some assets of `sample` as the UI does, and return its id."""
         params = {
             "selector": {
                 "repositoryLocationName": "recsys_dagster", "repositoryName": "__repository__",
                 "jobName": "everything", "assetSelection": [{"path": [name]} for name in assets],
-                "assetCheckSelection": [],
+                "assetCheckSelection": [
+                    {"assetKey": {"path": ["soft_memberships"]}, "name": "clustering_did_not_collapse"}
+                ],
             },
-            "runConfigData": {}, "mode": "default",
+            "runConfigData": config, "mode": "default",
             "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "sample"}]},
         }  # fmt: skip
         command = [BIN / "dagster-graphql", "-w", self.dagster / "workspace.yaml", "-p", "launchPipelineExecution"]
@@ -132,18 +138,46 @@ def cluster(tmp_path_factory):
         cluster.stop()
 
 
-def test_a_run_and_its_step_are_jobs_of_the_cluster(cluster):
-    run_id = cluster.launch("raw_interactions", "raw_items")
+def write_inputs(folder: Path) -> None:
+    """What `soft_memberships` reads, without the steps that make it: two groups of items, and users of each."""
+    source, target = np.triu_indices(20, 1)
+    inside = source // 10 == target // 10
+    graph = pd.DataFrame({"source": source[inside], "target": target[inside], "weight": 1.0})
+    rows = [(user, user % 2 * 10 + k, k, k, max(k - 2, 0)) for user in range(20) for k in range(5)]
+    log = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "position", "split"])
+    items = pd.DataFrame({"item_id": range(20), "source_key": [f"i{k}" for k in range(20)]})
+    items = items.assign(title="", categories="", text="", train_popularity=1)
+    for name, table in (("coengagement_graph", graph), ("interactions", log), ("items", items)):
+        (folder / name).mkdir(parents=True)
+        conform(table, name).to_parquet(folder / name / "sample.parquet")
+
+
+def test_a_run_its_steps_and_a_pipes_job_are_jobs_of_the_cluster(cluster):
+    stored = cluster.home / "assets"
+    write_inputs(stored)
+    interests = {"engine": "cugraph", "gammas": [1.0], "rho": 2}
+    config = {
+        "ops": {"interests": {"config": interests}},
+        "resources": {"cugraph": {"config": {"ray_address": cluster.address}}},
+    }
+    run_id = cluster.launch("raw_interactions", "raw_items", "soft_memberships", "prototypes", config=config)
     with dg.DagsterInstance.from_config(str(cluster.dagster)) as instance:
         run = cluster.finished(instance, run_id)
         logs = instance.all_logs(run_id)
-        assert run.status == dg.DagsterRunStatus.SUCCESS, [str(entry.message)[:500] for entry in logs][-10:]
-        made = [entry for entry in logs if entry.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION]
-    metadata = made[0].dagster_event.step_materialization_data.materialization.metadata
-    table = pd.read_parquet(cluster.home / "assets" / "raw_interactions" / "sample.parquet")
-    assert metadata["dagster/row_count"].value == len(table) > 1000
+    assert run.status == dg.DagsterRunStatus.SUCCESS, [str(entry.message)[:500] for entry in logs][-10:]
+    made = {}
+    for entry in logs:
+        if entry.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
+            materialization = entry.dagster_event.step_materialization_data.materialization
+            made[materialization.asset_key.to_user_string()] = materialization.metadata
+    assert set(made) == {"raw_interactions", "raw_items", "soft_memberships", "prototypes"}
+    table = pd.read_parquet(stored / "raw_interactions" / "sample.parquet")
+    assert made["raw_interactions"]["dagster/row_count"].value == len(table)
+    assert made["prototypes"]["prototypes"].value == 2
+    # what the Pipes job logged is in the run's log
+    assert any("cugraph: gamma 1, 2 clusters of 20 items" in entry.user_message for entry in logs)
     jobs = cluster.jobs()
     assert f"dagster-run-{run_id}" in jobs
-    (step,) = [name for name in jobs if name.startswith("dagster-step-")]
-    assert {job["status"] for job in jobs.values()} == {"SUCCEEDED"}
-    assert jobs[step]["metadata"]["dagster/run-id"] == run_id
+    assert sum(name.startswith("dagster-step-") for name in jobs) == 2
+    assert sum(name.startswith("pipes-") for name in jobs) == 1
+    assert not [job for job in jobs.values() if job["status"] in ("FAILED", "STOPPED")]
