@@ -152,7 +152,8 @@ def write_inputs(folder: Path) -> None:
         conform(table, name).to_parquet(folder / name / "sample.parquet")
 
 
-def test_a_run_its_steps_and_a_pipes_job_are_jobs_of_the_cluster(cluster):
+@pytest.mark.timeout(600)  # processes start processes, on a machine that may be busy
+def test_a_run_its_step_and_a_pipes_job_are_jobs_of_the_cluster(cluster):
     stored = cluster.home / "assets"
     write_inputs(stored)
     interests = {"engine": "cugraph", "gammas": [1.0], "rho": 2}
@@ -160,7 +161,7 @@ def test_a_run_its_steps_and_a_pipes_job_are_jobs_of_the_cluster(cluster):
         "ops": {"interests": {"config": interests}},
         "resources": {"cugraph": {"config": {"ray_address": cluster.address}}},
     }
-    run_id = cluster.launch("raw_interactions", "raw_items", "soft_memberships", "prototypes", config=config)
+    run_id = cluster.launch("soft_memberships", "prototypes", config=config)
     with dg.DagsterInstance.from_config(str(cluster.dagster)) as instance:
         run = cluster.finished(instance, run_id)
         logs = instance.all_logs(run_id)
@@ -170,14 +171,13 @@ def test_a_run_its_steps_and_a_pipes_job_are_jobs_of_the_cluster(cluster):
         if entry.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
             materialization = entry.dagster_event.step_materialization_data.materialization
             made[materialization.asset_key.to_user_string()] = materialization.metadata
-    assert set(made) == {"raw_interactions", "raw_items", "soft_memberships", "prototypes"}
-    table = pd.read_parquet(stored / "raw_interactions" / "sample.parquet")
-    assert made["raw_interactions"]["dagster/row_count"].value == len(table)
+    assert set(made) == {"soft_memberships", "prototypes"}
+    assert len(pd.read_parquet(stored / "prototypes" / "sample.parquet")) == 2
     assert made["prototypes"]["prototypes"].value == 2
     # what the Pipes job logged is in the run's log
     assert any("cugraph: gamma 1, 2 clusters of 20 items" in entry.user_message for entry in logs)
     jobs = cluster.jobs()
     assert f"dagster-run-{run_id}" in jobs
-    assert sum(name.startswith("dagster-step-") for name in jobs) == 2
+    assert sum(name.startswith("dagster-step-") for name in jobs) == 1
     assert sum(name.startswith("pipes-") for name in jobs) == 1
     assert not [job for job in jobs.values() if job["status"] in ("FAILED", "STOPPED")]
