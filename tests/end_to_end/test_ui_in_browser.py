@@ -209,7 +209,7 @@ def test_report_is_linked_and_its_map_responds(ui, page, pictures):
     page.screen(1280, 1090)
     page.open(link, "Leaderboard")
     page.see("document.querySelectorAll('#panel .pick').length > 3", "the prototypes")
-    assert colours(page) > 20
+    page.wait(lambda: colours(page) > 20, "the map to be drawn")
     time.sleep(0.3)
     page.picture(pictures / "report.png")
     whole = drawn(page)
