@@ -2,21 +2,38 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pandas as pd
 from pydantic import Field, field_validator
 
-from assets.common import COMMON, MULTI, OWNERS, Stopwatch, data_fingerprint, materialized, picture, sequence_data
+from assets.common import (
+    COMMON,
+    MULTI,
+    ON_A_GPU,
+    OWNERS,
+    Stopwatch,
+    data_fingerprint,
+    materialized,
+    picture,
+    runtime_of,
+    sequence_data,
+)
 from assets.exhaustion import exhaustion_told
 from assets.models import require_current, trained_models, trained_on
 from assets.tables import conform, definition_metadata
 from recsys_dagster.data.registry import get_dataset
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.models import CORE_MODELS, MODEL_NAMES
+from recsys_dagster.training.launch import data_parallel
 from resources.gpu import GpuResource
 from resources.storage import AssetStore
+
+if TYPE_CHECKING:
+    from recsys_dagster.evaluation.protocol import Evaluation
+    from recsys_dagster.training.data import SequenceData
+    from recsys_dagster.training.runtime import Runtime
 
 KINDS = {"pandas", "parquet"}
 COMPARED = [name for name in MODEL_NAMES if name not in CORE_MODELS]
@@ -65,6 +82,17 @@ def comparison_models(
     return found, stale
 
 
+@data_parallel
+def evaluate_stored(
+    directory: Path, data: "SequenceData", negatives: pd.DataFrame, *, runtime: "Runtime", **settings: Any
+) -> "Evaluation":
+    """Rank the test targets with a stored model, on `runtime.devices` devices (see `evaluate_per_user`)."""
+    from recsys_dagster.evaluation.protocol import evaluate_per_user
+    from recsys_dagster.models import load_model
+
+    return evaluate_per_user(load_model(directory, runtime.device), data, negatives, **settings)
+
+
 def _output(table: str, description: str) -> dg.AssetOut:
     return dg.AssetOut(
         group_name="evaluation",
@@ -77,7 +105,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
 
 
 @dg.multi_asset(
-    **MULTI,
+    **{**MULTI, "op_tags": ON_A_GPU},
     pool="gpu",
     deps=COMPARISONS,
     outs={
@@ -107,12 +135,11 @@ def evaluated_models(
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Rank the test targets with every model, one model in memory at a time."""
     from recsys_dagster.evaluation.plots import metric_bars
-    from recsys_dagster.evaluation.protocol import deciding_k, evaluate_per_user
-    from recsys_dagster.models import load_model
+    from recsys_dagster.evaluation.protocol import deciding_k
 
     watch = Stopwatch()
     dataset = context.partition_key
-    protocol, device = get_dataset(dataset).protocol, gpu.runtime()["device"]
+    protocol, runtime = get_dataset(dataset).protocol, runtime_of(gpu)
     data = sequence_data(dataset, interactions, users, items)
     core = dict(zip(CORE_MODELS, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
     require_current(core, interactions, dataset)
@@ -124,8 +151,8 @@ def evaluated_models(
     runs = [(name, path) for name, directory in directories.items() for path in trained_models(directory)]
     for name, directory in runs:
         with exhaustion_told(context, config):
-            result = evaluate_per_user(
-                load_model(directory, device), data, negatives, dataset=dataset, model=name, protocol=protocol,
+            result = evaluate_stored(
+                directory, data, negatives, runtime=runtime, dataset=dataset, model=name, protocol=protocol,
                 seed=int(trained_on(directory).get("seed", 0)), ks=config.ks, batch_size=config.batch_size,
             )  # fmt: skip
         tables.append(result.metrics)
@@ -138,7 +165,7 @@ def evaluated_models(
     means = shown.groupby(["model", "metric", "k"])["value"].mean().reset_index()
     figures = {f"{row['model']}_{row['metric']}_{row['k']}".lower(): row["value"] for row in means.to_dict("records")}
     metadata = {
-        **gpu.usage(device),
+        **gpu.usage(runtime.device),
         "models": len(directories),
         "left_out": ", ".join(stale) or None,
         **figures,
@@ -163,7 +190,7 @@ def leaderboard(metrics: pd.DataFrame, user_metrics: pd.DataFrame) -> dg.Materia
 
 
 @dg.asset(
-    **COMMON,
+    **{**COMMON, "op_tags": ON_A_GPU},
     group_name="evaluation",
     kinds=KINDS,
     code_version="1",

@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized, picture, plain
+from assets.common import COMMON, MULTI, ON_A_LARGE_NODE, OWNERS, Stopwatch, materialized, picture, plain
+from assets.cugraph import elsewhere
 from assets.partitions import datasets
 from assets.tables import conform, definition_metadata
 from recsys_dagster.errors import DamagedFileError, RecsysError
 from recsys_dagster.evaluation.plots import degree_distribution, histogram, over_nights, square
 from recsys_dagster.g2rec.sampling import CoengagementConfig
 from recsys_dagster.g2rec.soft_modularity import SoftConfig
+from resources.cugraph import CugraphResource
 from resources.storage import AssetStore
 from resources.stored_table import StoredTable
 
@@ -57,7 +59,7 @@ class MembershipsConfig(SoftConfig, dg.Config):
 
 
 @dg.asset(
-    **COMMON,
+    **{**COMMON, "op_tags": ON_A_LARGE_NODE},
     group_name="g2rec",
     kinds={*KINDS},
     code_version="2",
@@ -108,7 +110,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
 
 
 @dg.multi_asset(
-    **MULTI,
+    **{**MULTI, "op_tags": ON_A_LARGE_NODE},
     outs={
         "soft_memberships": _output(
             "soft_memberships",
@@ -138,6 +140,7 @@ def interests(
     context: dg.AssetExecutionContext,
     config: MembershipsConfig,
     store: AssetStore,
+    cugraph: CugraphResource,
     coengagement_graph: pd.DataFrame,
     interactions: pd.DataFrame,
     items: pd.DataFrame,
@@ -157,6 +160,7 @@ def interests(
         seed=config.seed,
         last=last if config.warm_start else None,
         validation_links=validation_links(interactions),
+        elsewhere=elsewhere(context, store, cugraph, config, config.seed),
     )
     reasons: list[str] = []
     drift, next_id, previous = pd.DataFrame(), int(table["prototype_id"].max()) + 1, None

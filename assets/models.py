@@ -12,6 +12,7 @@ import pandas as pd
 
 from assets.common import (
     COMMON,
+    ON_A_GPU,
     Stopwatch,
     data_fingerprint,
     fingerprint,
@@ -43,6 +44,7 @@ TRAINED: dict[str, Any] = {
     **COMMON,
     "kinds": {"pytorch", "safetensors"},
     "pool": "gpu",
+    "op_tags": ON_A_GPU,
     "io_manager_key": "directory_io",
 }
 

@@ -3,6 +3,8 @@
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large", "disk is full", "disk I/O error")
@@ -17,8 +19,12 @@ class RecsysError(Exception):
     """
 
     def __init__(self, message: str, *, mend: str) -> None:
-        self.mend = mend
+        self.message, self.mend = message, mend
         super().__init__(f"{message} To mend: {mend}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it comes out of another process the same."""
+        return partial(type(self), mend=self.mend), (self.message,)
 
 
 class DamagedFileError(RecsysError):

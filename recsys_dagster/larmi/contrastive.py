@@ -9,6 +9,8 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
+from recsys_dagster.training.distributed import own_of, share_of_mean
+
 GROUP_PAIRS = 500_000
 """Pairs of items that are looked at in one piece, padding included."""
 
@@ -61,7 +63,7 @@ def contrastive_loss(embeddings: torch.Tensor, groups: list[SynthesizedUsers], t
 
     Args:
         embeddings: item embeddings, float [N, d].
-        groups: the selection B.
+        groups: the selection B; of several processes that train together each takes every n-th user of a group.
         temperature: tau.
 
     Returns:
@@ -69,7 +71,7 @@ def contrastive_loss(embeddings: torch.Tensor, groups: list[SynthesizedUsers], t
     """
     total, users = embeddings.sum() * 0, 0
     for group in groups:
-        items, members = group.items.to(embeddings.device), group.members.to(embeddings.device)
+        items, members = (own_of(each).to(embeddings.device) for each in (group.items, group.members))
         real = members.any(2)
         unit = functional.normalize(functional.embedding(items, embeddings), dim=2)
         scores = unit @ unit.transpose(1, 2) / temperature  # [users, n, n]
@@ -84,4 +86,4 @@ def contrastive_loss(embeddings: torch.Tensor, groups: list[SynthesizedUsers], t
         own = pairs.sum(1)
         total = total + ((pairs * denominator - numerator).sum(1) / own.clamp(min=1)).sum()
         users += int((own > 0).sum())
-    return total / max(users, 1)
+    return share_of_mean(total / max(users, 1), users)

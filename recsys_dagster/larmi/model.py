@@ -20,6 +20,7 @@ from recsys_dagster.layers.repeats import RepeatBias
 from recsys_dagster.layers.similarity import Similarity
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.distributed import batch_mean
 from recsys_dagster.training.loop import SequentialModel
 from recsys_dagster.training.loss import catalogue_cross_entropy
 
@@ -183,9 +184,9 @@ class LARMI(SequentialModel):
             valid,
             self.repeats.prefixes(batch),
         )
-        several = valid.sum(1) > 1
-        if self.config.apart_weight > 0 and bool(several.any()):
-            loss = loss + self.config.apart_weight * interest_cosine(interests[several], valid[several]).mean()
+        if self.config.apart_weight > 0:
+            several = valid.sum(1) > 1
+            loss = loss + self.config.apart_weight * batch_mean(interest_cosine(interests[several], valid[several]))
         weight = self._contrastive_weight(step)
         if weight > 0 and self.synthesized:
             loss = loss + weight * contrastive_loss(items, self.synthesized, self.config.contrastive_temperature)

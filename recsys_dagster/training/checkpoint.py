@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from recsys_dagster.errors import disk_told
+from recsys_dagster.training.distributed import rank
 
 
 class Learner(Protocol):
@@ -66,8 +67,8 @@ class Checkpoint:
         return None if self.directory is None else self.directory / "last.safetensors"
 
     def save(self, model: Learner, optimiser: torch.optim.Optimizer, state: State) -> None:
-        """Write everything that the next epoch needs."""
-        if self._file is None:
+        """Write everything that the next epoch needs; where several processes train together, the first one does."""
+        if self._file is None or rank() > 0:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"model/{k}": v for k, v in model.learned_state().items()}
@@ -116,7 +117,7 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Forget the run: it is done."""
-        if self.directory is not None:
+        if self.directory is not None and rank() == 0:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 

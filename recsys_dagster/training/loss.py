@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from recsys_dagster.training.distributed import share_of_mean
+
 CHUNK_ELEMENTS = 1_200_000
 """Scores of one interest held at once (5 MB): they stay in the cache between the passes over them."""
 
@@ -71,7 +73,7 @@ def catalogue_cross_entropy(
         places, by_place = places.sort(stable=True)
         pairs = (places, bias.items[by_place], bias.values[by_place])
     loss: torch.Tensor = _CatalogueCrossEntropy.apply(queries, items, targets, counts, *pairs)
-    return loss
+    return share_of_mean(loss, len(queries))
 
 
 def with_item_bias(queries: torch.Tensor, items: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,7 +103,7 @@ def pairwise_loss(positive: torch.Tensor, negative: torch.Tensor, vectors: torch
         A scalar, the mean over pairs.
     """
     size = 0.5 * vectors.square().sum() / len(positive)
-    return -functional.logsigmoid(positive - negative).mean() + l2 * size
+    return share_of_mean(-functional.logsigmoid(positive - negative).mean() + l2 * size, len(positive))
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):

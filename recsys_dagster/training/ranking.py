@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.progress import Progress
+from recsys_dagster.training.distributed import gathered, own_of, size
 
 
 class Scorer(Protocol):
@@ -51,7 +52,8 @@ def target_ranks(
 ) -> tuple[Ranks, Ranks | None]:
     """Rank every target among the whole catalogue, and among the stored negatives, in one pass of scoring.
 
-    Memory is bounded by `batch_size` times the catalogue.
+    Memory is bounded by `batch_size` times the catalogue. Where several processes train together each ranks a part of
+    the batches, the very ones that one process makes, and all get the ranks of all users.
 
     Args:
         scorer: the model.
@@ -76,7 +78,7 @@ def target_ranks(
     full: list[NDArray[np.float64]] = []
     sampled: list[NDArray[np.float64]] = []
     with Progress(label, len(users), "users") as progress:
-        for start in range(0, len(users), batch_size):
+        for start in own_of(range(0, len(users), batch_size)):
             batch = by_length[start : start + batch_size]
             scores = _finite_scores(scorer, batch, histories)
             row, item = entries_of(targets, batch)
@@ -87,7 +89,11 @@ def target_ranks(
             if negatives is not None:
                 sampled.append(_among(scores, own, rows, batch, targets, negatives))
             full.append(catalogue_ranks(scores, rows, items, histories if mask_seen else None, batch))
-            progress.update(len(batch))
+            progress.update(len(batch) * size())
+    owners, found, full, sampled = (
+        [part for parts in everyone for part in parts]
+        for everyone in zip(*gathered((owners, found, full, sampled)), strict=True)
+    )
     owner = np.concatenate(owners) if owners else np.empty(0, np.int64)
     order = np.argsort(owner, kind="stable")
 
