@@ -114,6 +114,10 @@ class AssetStore(dg.ConfigurableResource):
                 shutil.rmtree(left, ignore_errors=True)
         return folder
 
+    def parts(self, asset: str, partition: str) -> "UPath":
+        """A new folder for the parts of a table that workers write; the IO manager joins and removes them."""
+        return self.base() / ".parts" / asset / f"{partition}-{uuid.uuid4().hex[:8]}"
+
     def checkpoint(self, asset: str, partition: str, fingerprint: str) -> Path:
         """The local folder where training of this asset, partition and configuration leaves what it needs to resume."""
         return home() / "checkpoints" / asset / f"{partition}-{fingerprint}"
@@ -169,6 +173,12 @@ class _ParquetManager(_StoreIOManager):
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: "UPath") -> None:
         import pandas as pd
 
+        from resources.stored_parts import PartedTable
+
+        if isinstance(obj, PartedTable):
+            write_atomically(path, obj.write)
+            obj.source.remove()
+            return
         if not isinstance(obj, pd.DataFrame):
             raise TypeError(f"{context.asset_key.to_user_string()}: expected a DataFrame, found {type(obj).__name__}")
         write_atomically(path, lambda local: obj.to_parquet(local, index=False, compression="zstd"))

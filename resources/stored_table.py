@@ -1,6 +1,6 @@
 """A stored table that is read in pieces: for assets whose input may be larger than memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 class StoredTable:
     """One Parquet file of the store, not read yet.
 
-    An asset gets it in place of the DataFrame for an input with ``AssetIn(input_manager_key="table_io")``.
+    An asset gets it in place of the DataFrame for an input with ``AssetIn(input_manager_key="table_io")``, and may hand
+    it to worker processes, which read from the store themselves.
 
     Args:
         path: the file, local or remote.
@@ -20,15 +21,34 @@ class StoredTable:
     def __init__(self, path: "UPath") -> None:
         self.path = path
 
-    def batches(self, columns: Sequence[str], rows: int = 1 << 21) -> "Iterator[pd.DataFrame]":
-        """Consecutive pieces of the table.
-
-        Args:
-            columns: which columns to read.
-            rows: most rows of a piece.
-        """
+    def __len__(self) -> int:
+        """Number of rows, from the file's footer."""
         import pyarrow.parquet as pq
 
         with self.path.open("rb") as file:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=rows, columns=list(columns)):
-                yield batch.to_pandas()
+            return int(pq.ParquetFile(file).metadata.num_rows)
+
+    def n_users(self) -> int:
+        """Users of a log that is sorted by user_id, dense from 0: one more than the last, from the file's footer."""
+        import pyarrow.parquet as pq
+
+        with self.path.open("rb") as file:
+            found = pq.ParquetFile(file).metadata
+        column = found.schema.to_arrow_schema().get_field_index("user_id")
+        groups = [found.row_group(group).column(column) for group in range(found.num_row_groups)]
+        return max((int(group.statistics.max) + 1 for group in groups if group.num_values), default=0)
+
+    def read(self, columns: Sequence[str] | None = None) -> "pd.DataFrame":
+        """The whole table, or some columns of it."""
+        import pyarrow.parquet as pq
+
+        with self.path.open("rb") as file:
+            return pq.read_table(file, columns=None if columns is None else list(columns)).to_pandas()
+
+    def users(self, first: int, last: int, columns: Sequence[str]) -> "pd.DataFrame":
+        """The rows of users first to last - 1, in the order of the table; other parts of the file are not kept."""
+        import pyarrow.parquet as pq
+
+        with self.path.open("rb") as file:
+            rows = pq.read_table(file, columns=list(columns), filters=[("user_id", ">=", first), ("user_id", "<", last)])
+        return rows.to_pandas()

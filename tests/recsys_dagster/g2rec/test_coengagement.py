@@ -15,7 +15,7 @@ from scipy.stats import binom
 from recsys_dagster.data.histories import Histories, stream_histories
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.coengagement import GraphBuilder, build_graph
-from recsys_dagster.g2rec.graph import adjacency, graph_statistics
+from recsys_dagster.g2rec.graph import GraphFigures, adjacency
 from recsys_dagster.g2rec.sampling import CoengagementConfig, degree_plan, draws_per_unit, sample_sizes
 from recsys_dagster.g2rec.spectrum import measured_epsilon
 
@@ -44,7 +44,7 @@ def test_hand_value() -> None:
     graph = build_graph(histories([[2, 0, 1], [1, 2, 1], [3]], 5), counted())
     assert as_dict(graph) == {(0, 1): 1.0, (0, 2): 1.0, (1, 2): 2.0}
     assert graph.dtypes.astype(str).to_dict() == {"source": "int32", "target": "int32", "weight": "float32"}
-    statistics = graph_statistics(graph, 5)
+    statistics = GraphFigures.of(graph, 5).statistics()
     assert statistics["isolated_items"] == 2
     assert statistics["total_weight"] == 4
 
@@ -270,7 +270,7 @@ def test_giant_user_is_sampled_in_bounded_memory() -> None:
     graph = build_graph(histories([list(range(2000)), [0, 1]], 2000), counted(samples_per_user=20_000))
     assert len(graph) <= 20_001
     assert graph["weight"].sum() == pytest.approx(2000 * 1999 / 2 + 1, rel=1e-5)
-    assert graph_statistics(graph, 2000)["isolated_items"] == 0
+    assert GraphFigures.of(graph, 2000).statistics()["isolated_items"] == 0
 
 
 def test_one_user_and_no_user() -> None:
