@@ -46,7 +46,7 @@ class Spread:
         """The value of the asset: a DataFrame, or the stored parts, which the IO manager joins."""
         import pandas as pd
 
-        from resources.stored_parts import PartedTable
+        from resources.stored_table import PartedTable
 
         if self.output is IN_MEMORY:
             return conform(pd.concat(parts, ignore_index=True), self.table)
@@ -68,5 +68,3 @@ def spread(compute: ComputeResource, store: AssetStore, table: str, partition: s
     except BaseException:
         output.remove()
         raise
-
-

@@ -44,7 +44,9 @@ class Engine(Protocol):
         """Call ``make(*arguments)`` once, where the work is done, and keep what it returns for `map`."""
         ...
 
-    def map(self, work: Callable[..., Result], parts: Iterable[Any], *shared: Any, beside: bool = False) -> Iterator[Result]:
+    def map(
+        self, work: Callable[..., Result], parts: Iterable[Any], *shared: Any, beside: bool = False, gpu: bool = False
+    ) -> Iterator[Result]:
         """``work(part, *shared)`` for every part, results in order, a bounded number of parts begun at a time.
 
         Args:
@@ -53,6 +55,7 @@ class Engine(Protocol):
             parts: small descriptions of the work; large inputs are read by the worker.
             shared: what `share` returned.
             beside: on this machine only, for work that shares a file with the step.
+            gpu: a part needs a GPU.
         """
         ...
 
@@ -66,7 +69,9 @@ class Here:
         """See `Engine.share`."""
         return read_only(make(*arguments))
 
-    def map(self, work: Callable[..., Result], parts: Iterable[Any], *shared: Any, beside: bool = False) -> Iterator[Result]:
+    def map(
+        self, work: Callable[..., Result], parts: Iterable[Any], *shared: Any, beside: bool = False, gpu: bool = False
+    ) -> Iterator[Result]:
         """See `Engine.map`."""
         return (work(part, *shared) for part in parts)
 
@@ -157,3 +162,11 @@ def pieces(cost: NDArray[np.int64], room: int) -> Iterator[tuple[int, int]]:
     """Ranges of rows whose costs (running sum [rows + 1]) come to about `room` each (one row may cost more)."""
     bounds = np.searchsorted(cost[1:], np.arange(room, cost[-1], room), side="left") + 1
     yield from pairwise(np.unique(np.concatenate([[0], bounds, [len(cost) - 1]])).tolist())
+
+
+def add_counts(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The sum of two counts by whole number, `numpy.bincount` of two parts, of any lengths."""
+    total = np.zeros(max(len(first), len(second)), dtype=np.int64)
+    total[: len(first)] += first
+    total[: len(second)] += second
+    return total

@@ -53,7 +53,7 @@ class Processes:
         return str(folder)
 
     def map(
-        self, work: Callable[..., Any], parts: Iterable[Any], *shared: str, beside: bool = False
+        self, work: Callable[..., Any], parts: Iterable[Any], *shared: str, beside: bool = False, gpu: bool = False
     ) -> Iterator[Any]:
         """``work(part, *shared)`` for every part, results in order.
 
@@ -96,5 +96,7 @@ def _load(folder: str) -> Mapping[str, Any]:
     if folder not in _loaded:
         files = Path(folder).glob("*.npy")
         # An empty file cannot be mapped.
-        _loaded[folder] = {file.stem: np.load(file, mmap_mode="r" if file.stat().st_size > 256 else None) for file in files}
+        _loaded[folder] = {
+            file.stem: np.load(file, mmap_mode="r" if file.stat().st_size > 256 else None) for file in files
+        }
     return _loaded[folder]

@@ -1,4 +1,4 @@
-"""Work spread over a Ray cluster. Ray is an optional extra: it is imported here, when an engine is made, and nowhere else."""
+"""Work spread over a Ray cluster. Ray is an optional extra: it is imported when an engine is made, and not before."""
 
 from __future__ import annotations
 
@@ -69,9 +69,11 @@ class RayCluster:
         self._finished(made)
         return made
 
-    def map(self, work: Callable[..., Any], parts: Iterable[Any], *shared: Any, beside: bool = False) -> Iterator[Any]:
+    def map(
+        self, work: Callable[..., Any], parts: Iterable[Any], *shared: Any, beside: bool = False, gpu: bool = False
+    ) -> Iterator[Any]:
         """``work(part, *shared)`` for every part, results in order; see `recsys_dagster.parallel.Engine.map`."""
-        call = self._call
+        call = self._call.options(num_gpus=1) if gpu else self._call
         if beside:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

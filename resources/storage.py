@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from resources.stored_table import StoredTable
+from resources.stored_table import PartedTable, StoredTable
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -172,8 +172,6 @@ def read_parquet(path: "UPath") -> Any:
 class _ParquetManager(_StoreIOManager):
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: "UPath") -> None:
         import pandas as pd
-
-        from resources.stored_parts import PartedTable
 
         if isinstance(obj, PartedTable):
             write_atomically(path, obj.write)

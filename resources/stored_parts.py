@@ -1,28 +1,19 @@
-"""A table that worker processes write part by part, and that becomes one stored table without being in memory."""
+"""Where worker processes write a table part by part."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from resources.storage import STALE_S, as_local, write_atomically
+from resources.stored_table import Part
 
 if TYPE_CHECKING:
     import pandas as pd
     from upath import UPath
-
-ROWS = 1 << 20
-"""Rows of a row group of the stored table: what is in memory when parts are joined."""
-
-
-class Part(NamedTuple):
-    """A part that has been written: the name of its file and its rows."""
-
-    name: str
-    rows: int
 
 
 class StoredParts:
@@ -65,50 +56,3 @@ class StoredParts:
         """Remove all of it."""
         if self.folder.exists():
             self.folder.fs.rm(self.folder.path, recursive=True)
-
-
-class PartedTable:
-    """The parts of a table in order: what an asset returns in place of a DataFrame.
-
-    Args:
-        source: where they lie.
-        parts: in the order of the table.
-    """
-
-    def __init__(self, source: StoredParts, parts: Sequence[Part]) -> None:
-        self.source = source
-        self.parts = [part for part in parts if part.rows] or list(parts[:1])
-
-    def __len__(self) -> int:
-        return sum(part.rows for part in self.parts)
-
-    def batches(self) -> Iterator[Any]:
-        """The rows as Arrow tables of about `ROWS` rows."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        held: list[Any] = []
-        for part in self.parts:
-            with self.source.open(part.name) as file:
-                for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS):
-                    held.append(batch)
-                    if sum(len(each) for each in held) >= ROWS:
-                        yield pa.Table.from_batches(held)
-                        held = []
-        if held or not len(self):
-            yield pa.Table.from_batches(held, schema=self.schema())
-
-    def schema(self) -> Any:
-        """Columns and types."""
-        import pyarrow.parquet as pq
-
-        with self.source.open(self.parts[0].name) as file:
-            return pq.read_schema(file)
-
-    def write(self, local: Path) -> None:
-        """Write the whole table as one Parquet file."""
-        import pyarrow.parquet as pq
-
-        with pq.ParquetWriter(local, self.schema(), compression="zstd") as writer:
-            for table in self.batches():
-                writer.write_table(table, row_group_size=2 * ROWS)

@@ -7,9 +7,10 @@ process would. So the table is the same to the last bit, and nobody holds all ed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from recsys_dagster.data.histories import TRAIN, Histories
+from recsys_dagster.data.histories import TRAIN, Histories, UserLog, read_histories
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.coengagement import build_graph, group_sum
 from recsys_dagster.g2rec.graph import GraphFigures
@@ -26,16 +27,6 @@ from recsys_dagster.g2rec.partial_sums import PartialSums, edge_table
 from recsys_dagster.g2rec.sampling import CoengagementConfig
 from recsys_dagster.parallel import HERE, Engine, Output, UserRange
 from recsys_dagster.progress import Progress
-
-
-class UserLog(Protocol):
-    """The stored `interactions` (`resources.stored_table.StoredTable`)."""
-
-    def __len__(self) -> int: ...
-
-    def users(self, first: int, last: int, columns: Sequence[str]) -> pd.DataFrame:
-        """The rows of users first to last - 1."""
-        ...
 
 
 class BlockOutput(Output, Protocol):
@@ -74,12 +65,8 @@ class LogGroups:
 
     def read(self, part: UserRange) -> Histories:
         """The train histories of a group, its users numbered from 0."""
-        _, first, last = part
         dated = self.config.half_life_days is not None
-        columns = ["user_id", "item_id", "split", *(["timestamp"] if dated else [])]
-        table = self.log.users(first, last, columns)
-        table["user_id"] -= first
-        return Histories.from_interactions(table, n_users=last - first, n_items=self.n_items, times=dated)
+        return read_histories(self.log, *part[1:], n_items=self.n_items, times=dated)
 
     def newest(self, engine: Engine = HERE) -> int | None:
         """The time of the newest train interaction, from which ages are reckoned; None where age does not matter."""
@@ -173,7 +160,7 @@ def _sum_group(
     def fill(local: Path) -> None:
         schema = pa.schema({"items": pa.large_list(pa.int32()), "weights": pa.large_list(pa.float64())})
         with pa.OSFile(str(local), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            for begin, stop in zip(bounds[:-1], bounds[1:], strict=True):
+            for begin, stop in pairwise(bounds):
                 rows = slice(int(sums.indptr[begin]), int(sums.indptr[stop]))
                 starts = pa.array(sums.indptr[begin : stop + 1].astype(np.int64) - rows.start)
                 columns = [

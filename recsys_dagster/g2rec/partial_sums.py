@@ -10,7 +10,7 @@ from recsys_dagster.g2rec.sampling import CoengagementConfig
 
 
 def edge_table(sums: sparse.csr_array, first: int, config: CoengagementConfig) -> pd.DataFrame:
-    """The edges of a summed matrix whose first row is item `first`, as `build_graph` returns them; empties the matrix."""
+    """The edges of a summed matrix whose first row is item `first`, as `build_graph` returns them."""
     weight = sums.data.astype(np.float32)
     source = np.repeat(np.arange(first, first + sums.shape[0], dtype=np.int32), np.diff(sums.indptr))
     target = sums.indices.astype(np.int32, copy=False)

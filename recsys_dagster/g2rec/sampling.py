@@ -53,7 +53,7 @@ class CoengagementConfig(BaseModel):
     group_rows: int = Field(
         default=2_097_152,
         ge=1,
-        description="Rows of a stored log that are counted together, and by one worker; sums are rounded in this order.",
+        description="Rows of a stored log that are counted together, by one worker; sums are rounded in this order.",
     )
 
 
