@@ -94,9 +94,12 @@ def _call(work: Callable[..., Any], part: Any, shared: tuple[str, ...]) -> Any:
 
 def _load(folder: str) -> Mapping[str, Any]:
     if folder not in _loaded:
-        files = Path(folder).glob("*.npy")
-        # An empty file cannot be mapped.
-        _loaded[folder] = {
-            file.stem: np.load(file, mmap_mode="r" if file.stat().st_size > 256 else None) for file in files
-        }
+        _loaded[folder] = {file.stem: _mapped(file) for file in Path(folder).glob("*.npy")}
     return _loaded[folder]
+
+
+def _mapped(file: Path) -> Any:
+    """An array in the memory that workers share; an empty file cannot be mapped, and a small one need not be."""
+    array = np.load(file, mmap_mode="r" if file.stat().st_size > 4_096 else None)
+    array.flags.writeable = False
+    return array

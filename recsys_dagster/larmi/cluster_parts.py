@@ -59,7 +59,7 @@ class ClusterFigures:
         """Of some users' table; `shown` are the users to show."""
         sizes = table.groupby(["user_id", "cluster"], sort=False).size().to_numpy(dtype=np.int64)
         interests = table.groupby("user_id")["cluster"].nunique().to_numpy(dtype=np.int64)
-        rows = table[table["user_id"].isin(list(shown))]
+        rows = table[table["user_id"].isin(list(shown))].reset_index(drop=True)
         return cls(statistics, told, np.bincount(interests), np.bincount(sizes), rows)
 
     def __add__(self, other: ClusterFigures) -> ClusterFigures:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import io
 import math
+import tempfile
+from collections.abc import Callable, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +20,10 @@ from recsys_dagster.data.histories import Histories
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.coengagement import GraphBuilder, build_graph
 from recsys_dagster.g2rec.graph import GraphFigures, adjacency
+from recsys_dagster.g2rec.graph_parts import LogGroups, build_graph_here, build_graph_parts
 from recsys_dagster.g2rec.sampling import CoengagementConfig, degree_plan, draws_per_unit, sample_sizes
 from recsys_dagster.g2rec.spectrum import measured_epsilon
+from recsys_dagster.parallel import HERE, InMemory
 
 
 def counted(**settings: Any) -> CoengagementConfig:
