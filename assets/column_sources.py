@@ -6,6 +6,12 @@ import dagster as dg
 
 _EDGES = ("coengagement_graph.source", "coengagement_graph.target", "coengagement_graph.weight")
 _SPLITS = ("interactions.user_id", "interactions.item_id", "interactions.split")
+_CLUSTERS = ("user_clusters.cluster", "user_clusters.item_id")
+_CROWD = ("representative_clusters.cluster", "representative_clusters.item_id")
+_TRIAL = (
+    "trial", "interests", "learning_rate", "weight_decay",
+    "validation_recall", "best_epoch", "epochs", "seconds", "seeds", "learned_from",
+)  # fmt: skip
 _RANKED = {"value": (*_SPLITS, "negatives.item_ids"), "n_users": ("interactions.user_id", "interactions.split")}
 
 COLUMN_SOURCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -47,6 +53,8 @@ COLUMN_SOURCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "label": ("items.text",),
         "item_id": ("user_cliques.items",),
     },
+    "larmi_trials": dict.fromkeys(("validation_recall", "best_epoch", "learned_from"), (*_SPLITS, *_CLUSTERS, *_CROWD)),
+    "larmi_search_table": {name: (f"larmi_trials.{name}",) for name in _TRIAL},
     "coengagement_graph": {
         "source": ("interactions.item_id",),
         "target": ("interactions.item_id",),

@@ -115,8 +115,8 @@ bert4rec_model = _comparison(
 mind_model = _comparison(
     "mind",
     MINDModelConfig,
-    "MIND (Li et al., 2019): dynamic routing of the history to capsules, each an interest; the interest that likes the "
-    "target best learns.",
+    "MIND (Li et al., 2019): dynamic routing of the history to capsules, `c_k = squash(sum_i w_ik S e_i)`, each an "
+    "interest; the interest that likes the target best learns.",
 )
 comirec_sa_model = _comparison(
     "comirec_sa",
@@ -126,16 +126,17 @@ comirec_sa_model = _comparison(
 comirec_dr_model = _comparison(
     "comirec_dr",
     ComiRecDRModelConfig,
-    "ComiRec-DR (Cen et al., 2020): dynamic routing with a map for each interest.",
+    "ComiRec-DR (Cen et al., 2020): dynamic routing with a map for each interest, `c_k = squash(sum_i w_ik W_k e_i)`.",
 )
 re4_model = _comparison(
     "re4",
     Re4ModelConfig,
-    "Re4 (Zhang et al., 2022): self-attentive interests, and losses that look back: re-contrast, re-attend, "
-    "re-construct.",
+    "Re4 (Zhang et al., 2022): self-attentive interests, and losses that look back: "
+    "`L = L_next + L_contrast + L_attend + L_construct`, each with its weight.",
 )
 remi_model = _comparison(
     "remi",
     REMIModelConfig,
-    "REMI (Xie et al., 2023): ComiRec-SA with interest-aware hard negatives and routing regularisation.",
+    "REMI (Xie et al., 2023): ComiRec-SA with interest-aware hard negatives, drawn by `softmax(beta * score)`, and "
+    "routing regularisation.",
 )

@@ -206,7 +206,7 @@ def larmi_model(
     `L = L_rec + lambda * L_contrastive`, the latter on the selected synthesized users every round(1 / lambda) steps; an
     item's score is the largest over the user's interests.
     """
-    from recsys_dagster.larmi.model import train_larmi
+    from recsys_dagster.larmi.train import train_larmi
 
     data = sequence_data(context.partition_key, interactions, users, items)
     mind = store.previous_directory(MIND, context.partition_key)

@@ -57,11 +57,12 @@ def larmi_trials(
     user_clusters: pd.DataFrame,
     representative_clusters: pd.DataFrame,
 ) -> dg.MaterializeResult[Any]:
-    """One point of the grid: LARMI trained with it, and its Recall@20 on the validation split.
+    """One point of the grid `interests x learning_rate x weight_decay = 4 x 3 x 3`: LARMI trained with it, and its
+    Recall@20 on the validation split.
 
     The test split is not looked at. A killed trial goes on from its last whole epoch; the model is not kept.
     """
-    from recsys_dagster.larmi.model import train_larmi
+    from recsys_dagster.larmi.train import train_larmi
 
     watch = Stopwatch()
     dataset, trial = trial_of(context.partition_key)

@@ -25,7 +25,8 @@ from recsys_dagster.data.histories import TEST
 from recsys_dagster.evaluation.metrics import user_metrics
 from recsys_dagster.larmi.config import LARMIConfig
 from recsys_dagster.larmi.explain import attention_facts, cluster_attention
-from recsys_dagster.larmi.model import LARMI, train_larmi
+from recsys_dagster.larmi.model import LARMI
+from recsys_dagster.larmi.train import train_larmi
 from recsys_dagster.models import load_model
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.ranking import target_ranks

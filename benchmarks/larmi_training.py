@@ -18,7 +18,7 @@ from recsys_dagster.baselines.config import MINDConfig
 from recsys_dagster.baselines.mind import MIND
 from recsys_dagster.data.prepare import Prepared
 from recsys_dagster.larmi.config import LARMIConfig
-from recsys_dagster.larmi.model import assembly
+from recsys_dagster.larmi.train import assembly
 from recsys_dagster.layers.capsules import route, visible_prefixes
 from recsys_dagster.training.data import SequenceData
 

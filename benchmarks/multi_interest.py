@@ -32,7 +32,7 @@ from recsys_dagster.baselines.pop import train_popularity
 from recsys_dagster.data.prepare import Prepared
 from recsys_dagster.evaluation.leaderboard import paired_tests
 from recsys_dagster.larmi.config import LARMIConfig
-from recsys_dagster.larmi.model import train_larmi
+from recsys_dagster.larmi.train import train_larmi
 from recsys_dagster.models import MODELS, load_model
 from recsys_dagster.parallel import cores
 from recsys_dagster.training.config import TrainingConfig

@@ -25,7 +25,7 @@ MODELS = {
     "re4": ("baselines.re4", "Re4Config", "Re4"),
     "remi": ("baselines.remi", "REMIConfig", "REMI"),
     "sasrec": ("baselines.sasrec", "SASRecConfig", "SASRec"),
-    "larmi": ("larmi.model", "LARMIConfig", "LARMI"),
+    "larmi": ("larmi.train", "LARMIConfig", "LARMI"),
     "g2rec": ("g2rec.model", "G2RecConfig", "G2Rec"),
 }
 """Module of each model that the loop trains, the class of its settings (in `config` beside it) and its own class.

@@ -203,13 +203,13 @@ def label_with(page, word: str) -> bool:
 
 
 def test_report_is_linked_and_its_map_responds(ui, page, pictures):
-    page.open(f"{ui.address}/assets/interest_report", "characters", 120)
+    page.open(f"{ui.address}/assets/interest_report?view=partitions&partition=sample", "characters", 120)
     link = page.see("[...document.links].map(each => each.href).find(each => /sample.html$/.test(each))", "the link")
     assert link == f"{ui.reports}/sample.html"
     page.screen(1280, 1090)
     page.open(link, "Leaderboard")
     page.see("document.querySelectorAll('#panel .pick').length > 3", "the prototypes")
-    assert colours(page) > 20
+    page.wait(lambda: colours(page) > 20, "the map to be drawn")
     time.sleep(0.3)
     page.picture(pictures / "report.png")
     whole = drawn(page)

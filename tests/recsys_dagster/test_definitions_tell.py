@@ -18,7 +18,7 @@ RESOURCES = {name: value for name, value in defs.resources.items() if isinstance
 WITHOUT_EQUATION = {
     # what these are is not computed by a formula
     "raw_interactions", "raw_items", "interactions", "users", "items", "negatives",
-    "leaderboard", "user_metrics", "recommendations", "interest_report",
+    "leaderboard", "user_metrics", "recommendations", "interest_report", "larmi_search_table",
 }  # fmt: skip
 
 

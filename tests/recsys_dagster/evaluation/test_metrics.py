@@ -18,6 +18,9 @@ from recsys_dagster.evaluation.metrics import (
 )
 
 KS = (1, 2, 5, 10)
+WITH_DOCTESTS = (
+    "metrics", "protocol", "leaderboard", "report", "report.charts", "report.names", "report.page", "report.results"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,10 @@ def rankings(draw):
     return Given(np.array(owners, dtype=np.int64), np.array(ranks, dtype=np.float64))
 
 
-@pytest.mark.parametrize("name", ["metrics", "protocol", "leaderboard", "report", "page"])
+@pytest.mark.parametrize(
+    "name",
+    WITH_DOCTESTS,
+)
 def test_doctests(name):
     result = doctest.testmod(importlib.import_module(f"recsys_dagster.evaluation.{name}"))
     assert result.attempted > 0

@@ -170,6 +170,32 @@ def test_inertia_holds_items_and_lets_new_ones_go() -> None:
     assert new.max() == pytest.approx(free.max(), abs=0.1)  # nothing holds it: neither spread out nor kept where it was
 
 
+def test_inertia_lets_go_where_the_news_is_not_little() -> None:
+    graph, n = planted(6, 15, seed=4)
+    config = SoftConfig(gammas=[3.0], rho=4, temperatures=[0.05])
+    first, facts = soft_memberships(graph, n, config)
+    last = LastNight(first, 99, config.resolutions, facts["gammas"], [0.05], facts["levels"])
+
+    def swapped(many: int) -> pd.DataFrame:
+        """The graph after `many` items took each other's places."""
+        place = np.arange(n)
+        place[:many] = np.random.default_rng(1).permutation(n)[:many]
+        rest = np.setdiff1d(np.arange(n), place[:many])
+        place[many:] = rest
+        ends = np.sort(place[graph[["source", "target"]].to_numpy()], axis=1)
+        return graph.assign(source=ends[:, 0], target=ends[:, 1])
+
+    assert soft_memberships(graph, n, config, last=last)[1]["levels"][0]["held"]
+    _, cold = soft_memberships(swapped(n), n, config)
+    _, warm = soft_memberships(swapped(n), n, config, last=last)
+    assert not warm["levels"][0]["held"]
+    assert warm["levels"][0]["q_soft"] > cold["levels"][0]["q_soft"] - 0.03 * abs(cold["levels"][0]["q_soft"])
+    held = config.model_copy(update={"max_modularity_loss": 100.0})
+    _, stuck = soft_memberships(swapped(n), n, held, last=last)
+    assert stuck["levels"][0]["held"]
+    assert stuck["levels"][0]["q_soft"] < warm["levels"][0]["q_soft"]
+
+
 def test_wanted_numbers_of_prototypes() -> None:
     graph, n = planted(6, 15, seed=4)
     config = SoftConfig(n_prototypes=[6, 12], rho=3)

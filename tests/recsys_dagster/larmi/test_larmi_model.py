@@ -9,7 +9,8 @@ from recsys_dagster.data.histories import TEST
 from recsys_dagster.larmi.config import LARMIConfig
 from recsys_dagster.larmi.contrastive import contrastive_loss, synthesized_users
 from recsys_dagster.larmi.memberships import cluster_columns, cluster_table
-from recsys_dagster.larmi.model import CLUSTER_START, LARMI, assembly, train_larmi
+from recsys_dagster.larmi.model import CLUSTER_START, LARMI
+from recsys_dagster.larmi.train import assembly, train_larmi
 from recsys_dagster.layers.repeats import UNIT
 from recsys_dagster.models import load_model
 from recsys_dagster.training.batching import SequenceBatch, pad
