@@ -27,12 +27,13 @@ from upath import UPath
 from assets.tables import conform
 from benchmarks.coengagement import synthetic
 from benchmarks.common import main
+from recsys_dagster.data.histories import read_histories
 from recsys_dagster.data.prepare import sample_negatives
 from recsys_dagster.evaluation.ranges import UserData, evaluate_models, recommend_all
 from recsys_dagster.g2rec.graph_parts import LogGroups, build_graph_here, build_graph_parts
 from recsys_dagster.g2rec.sampling import CoengagementConfig
 from recsys_dagster.larmi.clique_parts import build_clique_parts
-from recsys_dagster.larmi.cliques import CliqueConfig
+from recsys_dagster.larmi.cliques import CliqueConfig, CliqueInputs
 from recsys_dagster.larmi.cluster_parts import LocalWorkers, cluster_user_parts
 from recsys_dagster.larmi.local_clusterer import LocalClustererConfig
 from recsys_dagster.models import StoredModel
@@ -90,14 +91,18 @@ class Log:
 
     def clusters(self, engine: Any) -> Path:
         """`user_clusters`, by the local clusterer, over made-up titles of four of a thousand words."""
-        words = np.random.default_rng(0).integers(0, 1_000, (self.n_items, 4))
-        texts = [" ".join(f"word{word:03}" for word in row) for row in words.tolist()]
+        texts = self.texts()
         items = pd.DataFrame({"item_id": range(self.n_items), "title": texts, "text": texts})
         workers = LocalWorkers(LocalClustererConfig())
         return self.stored(
             "user_clusters",
             lambda output: cluster_user_parts(self.log, self.n_users, items, workers, engine, output)[0],
         )
+
+    def texts(self) -> list[str]:
+        """A title an item."""
+        words = np.random.default_rng(0).integers(0, 1_000, (self.n_items, 4))
+        return [" ".join(f"word{word:03}" for word in row) for row in words.tolist()]
 
     def model(self) -> StoredModel:
         """A SASRec of random weights."""
@@ -106,10 +111,11 @@ class Log:
         from recsys_dagster.training.artifact import save_model
 
         config, shape = SASRecConfig(), {"n_items": self.n_items, "max_length": 50}
-        save_model(
-            self.folder / "sasrec", name="sasrec", config=config.model_dump(), shape=shape,
-            state=SASRec(config, **shape).learned_state(), history=pd.DataFrame({"epoch": [0]}),
-        )  # fmt: skip
+        if not (self.folder / "sasrec").exists():
+            save_model(
+                self.folder / "sasrec", name="sasrec", config=config.model_dump(), shape=shape,
+                state=SASRec(config, **shape).learned_state(), history=pd.DataFrame({"epoch": [0]}),
+            )  # fmt: skip
         return StoredModel.at(self.folder / "sasrec", "cpu")
 
     def evaluation(self, engine: Any) -> Path:
@@ -136,6 +142,36 @@ class Log:
                 recommend_all([("sasrec", self.model())], data, n=20, engine=engine, output=output)["sasrec"].parts
             ),
         )
+
+
+def coefficients(log: Log, engine: Any) -> dict[str, float]:
+    """Bytes on disk, in the shuffle and in shared memory, each for one of what it grows with."""
+    groups = LogGroups(log.log, log.n_users, log.n_items, CoengagementConfig())
+    lengths = np.concatenate([groups.read(part).lengths for part in groups.ranges()])
+    rows, pairs = len(log.log), float((lengths * (lengths - 1) // 2).sum())
+    shuffled = 0
+
+    def count(output: StoredParts) -> list[Any]:
+        nonlocal shuffled
+        parts = build_graph_parts(groups, 0, engine, output)[0]
+        shuffled = sum(path.stat().st_size for path in Path(output.folder.path).glob("*.arrow"))
+        return parts
+
+    graph = log.stored("coengagement_graph", count)
+    config = CliqueConfig()
+    index = CliqueInputs.of(read_histories(log.log, 0, log.n_users, n_items=log.n_items), config).arrays()
+    texts = LocalWorkers(LocalClustererConfig()).arrays(log.texts(), log.texts())
+    cliques = log.cliques(engine)
+    return {
+        "pairs_an_interaction": pairs / rows,
+        "log_bytes_an_interaction": Path(log.log.path.path).stat().st_size / rows,
+        "shuffle_bytes_a_pair": shuffled / pairs,
+        "edges_a_pair": len(StoredTable(UPath(graph))) / pairs,
+        "stored_bytes_an_edge": graph.stat().st_size / len(StoredTable(UPath(graph))),
+        "shared_index_bytes_an_interaction": sum(array.nbytes for array in index.values()) / rows,
+        "shared_text_bytes_an_item": sum(array.nbytes for array in texts.values()) / log.n_items,
+        "stored_clique_bytes_a_user": cliques.stat().st_size / log.n_users,
+    }
 
 
 SMALL_STAGES = ("cliques", "clusters", "evaluation", "recommendations")
@@ -186,6 +222,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             engines = {"local": local, "ray": ray}
             for stage in ("graph", *SMALL_STAGES):  # workers begin, and compile what is not compiled
                 rounds(small, stage, engines, 1)
+            measured = coefficients(middle, local)
+            found["coefficients"] = {name: round(value, 3) for name, value in measured.items()}
+            print(found["coefficients"], flush=True)
             found["graph"] = rounds(large, "graph", engines, options.rounds)
             print(found["graph"], flush=True)
             for stage in SMALL_STAGES:

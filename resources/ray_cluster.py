@@ -44,7 +44,8 @@ class RayCluster:
     def _connect(self, address: str, processes: int) -> None:
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
         if not address:
-            self._ray.init(num_cpus=processes, include_dashboard=False, **settings)
+            # "local", or Ray would take part in whatever cluster runs on this machine.
+            self._ray.init(address="local", num_cpus=processes, include_dashboard=False, **settings)
             return
         try:
             self._ray.init(address=address, **settings)
