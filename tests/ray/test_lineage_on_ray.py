@@ -72,7 +72,7 @@ def worlds(cluster: Any, tmp_path: Path) -> tuple[World, World]:
 
 def test_two_partitions_at_once_are_those_of_one_process(worlds: tuple[World, World]) -> None:
     alone, spread = worlds
-    select = [argument for name in UNTRAINED for argument in ("--select", name)]
+    select = [argument for name in ("data", *UNTRAINED) for argument in ("--select", name)]
     alone.run("materialize", "-d", "first", "-d", "second", "--config", "run.yaml", *select)
     done = spread.run(
         "backfill", "--datasets", "first,second", "--parallel", "2", "--config", "run.yaml", "--json", *select

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from assets.larmi import clusterers_of
 from assets.tables import conform
+from benchmarks.openai_server import OpenAIServer
 from recsys_dagster.baselines.config import SASRecConfig
 from recsys_dagster.baselines.sasrec import SASRec
 from recsys_dagster.evaluation.ranges import UserData, evaluate_models, recommend_all
@@ -17,11 +20,13 @@ from recsys_dagster.g2rec.graph_parts import LogGroups, build_graph_here, build_
 from recsys_dagster.g2rec.sampling import CoengagementConfig
 from recsys_dagster.larmi.clique_parts import build_clique_parts
 from recsys_dagster.larmi.cliques import CliqueConfig
-from recsys_dagster.larmi.cluster_parts import LocalWorkers, cluster_user_parts
+from recsys_dagster.larmi.cluster_parts import AskingWorkers, LocalWorkers, cluster_user_parts
+from recsys_dagster.larmi.llm.clusterer import LlmClusterer
 from recsys_dagster.larmi.local_clusterer import LocalClusterer, LocalClustererConfig
 from recsys_dagster.models import StoredModel
 from recsys_dagster.parallel import HERE, IN_MEMORY
 from recsys_dagster.training.artifact import save_model
+from resources.llm import LlmResource
 from resources.stored_table import PartedTable
 
 
@@ -80,6 +85,35 @@ def test_interest_clusters(engine, shop, monkeypatch):
     assert figures.statistics == alone.statistics
     assert figures.told == pytest.approx(alone.told)
     pd.testing.assert_frame_equal(figures.examples, alone.examples)
+
+
+def test_a_language_model_is_asked_once_whoever_asks(engine, shop, tmp_path):
+    tables, asked = [], []
+    for workers, who in ((2, engine), (1, HERE)):
+        with OpenAIServer() as server:
+            llm = LlmResource(
+                backend="openai", base_url=server.url, model="m", api_key_env="", concurrency=8,
+                cache=str(tmp_path / f"{workers}.sqlite"),
+            )  # fmt: skip
+            clusterers = clusterers_of(llm, LocalClustererConfig(), workers)
+            output: Any = IN_MEMORY
+            if isinstance(clusterers, AskingWorkers):
+                clusterers, output = replace(clusterers, block_users=150), shop.parts("user_clusters")
+            parts, figures = cluster_user_parts(
+                shop.log, shop.n_users, shop.data.items, clusterers, who, output
+            )  # fmt: skip
+            asked.append((len(server.bodies), figures.told["llm_calls"] + figures.told["llm_cached"]))
+            assert server.most_in_flight <= 8
+        tables.append(parts if output is IN_MEMORY else joined(output, parts))
+    same(tables[0], tables[1], "user_clusters")
+    assert set(tables[0]["source"]) == {"openai"}
+    assert asked[0][0] == asked[1][0]
+
+
+def test_limits_over_all_calls_are_kept_by_one_process():
+    for limit in ({"requests_per_minute": 9}, {"tokens_per_minute": 9}, {"backend": "openai_batch"}):
+        llm = LlmResource(**{"backend": "openai", "api_key_env": "", **limit})
+        assert isinstance(clusterers_of(llm, LocalClustererConfig(), 2), LlmClusterer), limit
 
 
 @pytest.fixture(scope="session")
