@@ -81,7 +81,8 @@ def coengagement_graph(
     from recsys_dagster.g2rec.graph_parts import LogGroups, build_graph_here, build_graph_parts
 
     watch = Stopwatch()
-    groups = LogGroups(interactions, interactions.n_users(), len(items), config)
+    plainly = CoengagementConfig(**config.model_dump())  # workers need not import Dagster for it
+    groups = LogGroups(interactions, interactions.n_users(), len(items), plainly)
     with spread(compute, store, "coengagement_graph", context.partition_key) as work:
         if work.here:
             graph = build_graph_here(groups, config.seed)

@@ -154,7 +154,8 @@ def user_cliques(
     watch = Stopwatch()
     n_users, n_items = len(users), len(items)
     with spread(compute, store, "user_cliques", context.partition_key) as work:
-        parts, figures = build_clique_parts(interactions, n_users, n_items, config, work.engine, work.output)
+        plainly = CliqueConfig(**config.model_dump())  # workers need not import Dagster for it
+        parts, figures = build_clique_parts(interactions, n_users, n_items, plainly, work.engine, work.output)
     cliques = max(int(figures.sizes.sum()), 1)
     sizes, members = np.arange(len(figures.sizes)), np.arange(len(figures.members))
     metadata = {
