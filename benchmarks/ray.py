@@ -30,7 +30,7 @@ from benchmarks.common import main
 from recsys_dagster.data.histories import read_histories
 from recsys_dagster.data.prepare import sample_negatives
 from recsys_dagster.evaluation.ranges import UserData, evaluate_models, recommend_all
-from recsys_dagster.g2rec.graph_parts import LogGroups, build_graph_here, build_graph_parts
+from recsys_dagster.g2rec.graph_parts import LogGroups, build_graph_parts
 from recsys_dagster.g2rec.sampling import CoengagementConfig
 from recsys_dagster.larmi.clique_parts import build_clique_parts
 from recsys_dagster.larmi.cliques import CliqueConfig, CliqueInputs
@@ -76,10 +76,6 @@ class Log:
         """`coengagement_graph`."""
         groups = LogGroups(self.log, self.n_users, self.n_items, CoengagementConfig())
         return self.stored("coengagement_graph", lambda output: build_graph_parts(groups, 0, engine, output)[0])
-
-    def graph_here(self) -> pd.DataFrame:
-        """The same in this process, in memory."""
-        return build_graph_here(LogGroups(self.log, self.n_users, self.n_items, CoengagementConfig()), 0)
 
     def cliques(self, engine: Any) -> Path:
         """`user_cliques`."""
@@ -174,7 +170,10 @@ def coefficients(log: Log, engine: Any) -> dict[str, float]:
     }
 
 
-SMALL_STAGES = ("cliques", "clusters", "evaluation", "recommendations")
+STAGES = ("cliques", "clusters", "evaluation", "recommendations")
+
+
+PARTS = ("graph", "stages", "memory", "coefficients")
 
 
 def rounds(log: Log, stage: str, engines: dict[str, Any], n: int) -> dict[str, Any]:
@@ -216,28 +215,27 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="recsys-ray-") as name:
         folder = Path(name)
         large, middle, small = (Log(folder, 10**power) for power in (options.largest, 6, options.small))
-        opened = {name: resource.open() for name, resource in ENGINES.items()}
-        found: dict[str, Any] = {"large": options.largest}
-        with opened["local"] as local, opened["ray"] as ray:
+        found: dict[str, Any] = {}
+        with ENGINES["local"].open() as local, ENGINES["ray"].open() as ray:
             engines = {"local": local, "ray": ray}
-            for stage in ("graph", *SMALL_STAGES):  # workers begin, and compile what is not compiled
+            if "coefficients" in options.only:
+                measured = coefficients(middle, local)
+                found["coefficients"] = {name: round(value, 3) for name, value in measured.items()}
+                print(found["coefficients"], flush=True)
+            if "graph" in options.only:
+                rounds(small, "graph", engines, 1)  # workers begin, and compile what is not compiled
+                found["graph"] = rounds(large, "graph", engines, options.rounds)
+                found["overhead"] = found["graph"]["overhead"]
+                print(found["graph"], flush=True)
+            for stage in STAGES if "stages" in options.only else ():
                 rounds(small, stage, engines, 1)
-            measured = coefficients(middle, local)
-            found["coefficients"] = {name: round(value, 3) for name, value in measured.items()}
-            print(found["coefficients"], flush=True)
-            found["graph"] = rounds(large, "graph", engines, options.rounds)
-            print(found["graph"], flush=True)
-            for stage in SMALL_STAGES:
                 found[stage] = rounds(small, stage, engines, options.rounds)
                 print(stage, found[stage], flush=True)
-        found["overhead"] = found["graph"]["overhead"]
-        memory = {f"1e{power}": driver_mb(folder, 10**power, "ray") for power in (6, options.largest)}
-        found["driver_mb"] = {size: round(value, 1) for size, value in memory.items()}
-        first, last = memory.values()
-        found["driver_growth"] = round(last / first, 3)
-        began = time.perf_counter()
-        middle.graph_here()
-        found["one_process_1e6_s"] = round(time.perf_counter() - began, 3)
+        if "memory" in options.only:
+            memory = {f"1e{power}": driver_mb(folder, 10**power, "ray") for power in (6, options.largest)}
+            found["driver_mb"] = {size: round(value, 1) for size, value in memory.items()}
+            first, last = memory.values()
+            found["driver_growth"] = round(last / first, 3)
         return found
 
 
@@ -245,6 +243,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--largest", type=int, default=7, help="the graph of 10^LARGEST interactions")
     parser.add_argument("--small", type=int, default=5, help="the other stages of 10^SMALL")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
 
 
 if __name__ == "__main__":

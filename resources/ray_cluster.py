@@ -44,6 +44,8 @@ class RayCluster:
     def _connect(self, address: str, processes: int) -> None:
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
         if not address:
+            # Ray's workers are as nice as 15 by default, to keep a cluster's machines usable; here they are the work.
+            os.environ.setdefault("RAY_worker_niceness", "0")
             # "local", or Ray would take part in whatever cluster runs on this machine.
             self._ray.init(address="local", num_cpus=processes, include_dashboard=False, **settings)
             return

@@ -13,6 +13,9 @@ from upath import UPath
 # Both before Ray is imported: the nodes listen on the loopback address only, and nothing is reported to anybody.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Workers as urgent as the tests themselves, and kept although two jobs take turns on two cores.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its name)
+os.environ["RAY_idle_worker_killing_time_threshold_ms"] = "60000"  # noqa: SIM112
 
 from assets.tables import conform
 from recsys_dagster.data.prepare import Prepared, prepare, sample_negatives
