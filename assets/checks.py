@@ -12,7 +12,7 @@ import dagster as dg
 import pandas as pd
 
 from assets import faults
-from assets.common import plain, train_histories
+from assets.common import on_ray, plain, train_histories
 from assets.partitions import datasets
 from recsys_dagster.data.registry import get_dataset
 
@@ -41,6 +41,7 @@ def _check(asset: str, description: str, *inputs: str, blocking: bool = True) ->
         blocking=blocking,
         additional_ins={name: dg.AssetIn(name) for name in inputs},
         partitions_def=datasets,
+        op_tags=on_ray(),
     )
 
 

@@ -25,11 +25,25 @@ if TYPE_CHECKING:
 
 OWNERS = ["team:recsys"]
 ONE_RUN_EACH = dg.BackfillPolicy.multi_run(1)
-COMMON: dict[str, Any] = {"partitions_def": datasets, "owners": OWNERS, "backfill_policy": ONE_RUN_EACH}
-"""Arguments of every single asset."""
 
-MULTI: dict[str, Any] = {"partitions_def": datasets, "backfill_policy": ONE_RUN_EACH}
+
+def on_ray(**resources: float) -> dict[str, Any]:
+    """Op tags that say what a step takes of a Ray cluster (docs/ray.md); nothing else reads them.
+
+    A step without any would run on the head node.
+    """
+    return {"dagster-ray/config": {"num_cpus": 1, **resources}}
+
+
+ON_A_GPU = on_ray(num_gpus=1)
+ON_A_LARGE_NODE = on_ray(memory=8 * 2**30)
+"""Of the co-engagement graph and its clusters: what 10^7 interactions take, with room (docs/scale.md)."""
+
+MULTI: dict[str, Any] = {"partitions_def": datasets, "backfill_policy": ONE_RUN_EACH, "op_tags": on_ray()}
 """Arguments of every multi-asset (owners stand on its outputs)."""
+
+COMMON: dict[str, Any] = {**MULTI, "owners": OWNERS}
+"""Arguments of every single asset."""
 
 
 def train_histories(interactions: "pd.DataFrame", users: "pd.DataFrame", items: "pd.DataFrame") -> "Histories":

@@ -2,24 +2,42 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator
 
-from assets.common import COMMON, MULTI, OWNERS, Stopwatch, data_fingerprint, materialized, picture
+from assets.common import (
+    COMMON,
+    MULTI,
+    ON_A_GPU,
+    OWNERS,
+    Stopwatch,
+    data_fingerprint,
+    materialized,
+    picture,
+    runtime_of,
+    sequence_data,
+)
+from assets.exhaustion import exhaustion_told
 from assets.models import require_current, trained_models, trained_on
 from assets.spread import in_pieces, spread
 from assets.tables import conform, definition_metadata
 from recsys_dagster.data.registry import get_dataset
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.models import CORE_MODELS, MODEL_NAMES
+from recsys_dagster.training.launch import data_parallel
 from resources.compute import ComputeResource
 from resources.gpu import GpuResource
 from resources.storage import AssetStore
 from resources.stored_table import StoredTable
+
+if TYPE_CHECKING:
+    from recsys_dagster.evaluation.protocol import Evaluation
+    from recsys_dagster.training.data import SequenceData
+    from recsys_dagster.training.runtime import Runtime
 
 KINDS = {"pandas", "parquet"}
 COMPARED = [name for name in MODEL_NAMES if name not in CORE_MODELS]
@@ -68,6 +86,17 @@ def comparison_models(
     return found, stale
 
 
+@data_parallel
+def evaluate_stored(
+    directory: Path, data: "SequenceData", negatives: pd.DataFrame, *, runtime: "Runtime", **settings: Any
+) -> "Evaluation":
+    """Rank the test targets with a stored model, on `runtime.devices` devices (see `evaluate_per_user`)."""
+    from recsys_dagster.evaluation.protocol import evaluate_per_user
+    from recsys_dagster.models import load_model
+
+    return evaluate_per_user(load_model(directory, runtime.device), data, negatives, **settings)
+
+
 def _output(table: str, description: str) -> dg.AssetOut:
     return dg.AssetOut(
         group_name="evaluation",
@@ -80,7 +109,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
 
 
 @dg.multi_asset(
-    **MULTI,
+    **{**MULTI, "op_tags": ON_A_GPU},
     pool="gpu",
     deps=COMPARISONS,
     ins=in_pieces("interactions", "users", "items", "negatives"),
@@ -118,7 +147,7 @@ def evaluated_models(
 
     watch = Stopwatch()
     dataset = context.partition_key
-    spec, device = get_dataset(dataset), gpu.runtime()["device"]
+    spec, runtime = get_dataset(dataset), runtime_of(gpu)
     protocol = spec.protocol
     core = dict(zip(CORE_MODELS, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
     require_current(core, interactions, dataset)
@@ -130,12 +159,24 @@ def evaluated_models(
     for name, directory in directories.items():
         names = {"dataset": dataset, "model": name, "protocol": protocol}
         for path in trained_models(directory):
-            runs.append((StoredModel.at(path, device), {**names, "seed": int(trained_on(path).get("seed", 0))}))
-    with spread(compute, store, "user_metrics", dataset) as work:
-        data = UserData.of(interactions, len(users), len(items), spec.max_length, work.engine)
-        metrics, parts = evaluate_models(
-            runs, data, negatives, ks=config.ks, batch_size=config.batch_size, engine=work.engine, output=work.output
-        )
+            seed = int(trained_on(path).get("seed", 0))
+            runs.append((StoredModel.at(path, runtime.device), {**names, "seed": seed}))
+    settings: dict[str, Any] = {"ks": config.ks, "batch_size": config.batch_size}
+    with exhaustion_told(context, config), spread(compute, store, "user_metrics", dataset) as work:
+        if work.here and runtime.devices > 1:
+            data = sequence_data(dataset, interactions.read(), users.read(), items.read())
+            drawn = negatives.read()
+            found = [
+                evaluate_stored(model.directory, data, drawn, runtime=runtime, **names, **settings)
+                for model, names in runs
+            ]
+            metrics = pd.concat([result.metrics for result in found], ignore_index=True)
+            parts: list[Any] = [result.per_user for result in found]
+        else:
+            ranges = UserData.of(interactions, len(users), len(items), spec.max_length, work.engine)
+            metrics, parts = evaluate_models(
+                runs, ranges, negatives, engine=work.engine, output=work.output, **settings
+            )
     table = conform(metrics, "metrics")
     k = deciding_k(protocol)
     full = table[table["candidates"] == "full"]
@@ -144,7 +185,7 @@ def evaluated_models(
     means = shown.groupby(["model", "metric", "k"])["value"].mean().reset_index()
     figures = {f"{row['model']}_{row['metric']}_{row['k']}".lower(): row["value"] for row in means.to_dict("records")}
     metadata = {
-        **gpu.usage(device),
+        **gpu.usage(runtime.device),
         "models": len(directories),
         "left_out": ", ".join(stale) or None,
         **figures,
@@ -169,7 +210,7 @@ def leaderboard(metrics: pd.DataFrame, user_metrics: pd.DataFrame) -> dg.Materia
 
 
 @dg.asset(
-    **COMMON,
+    **{**COMMON, "op_tags": ON_A_GPU},
     group_name="evaluation",
     kinds=KINDS,
     code_version="1",
@@ -212,7 +253,7 @@ def recommendations(
             mend=f"run the job compare for {dataset} first, or leave them out of models.",
         )
     models = [(name, StoredModel.at(directories[name], device)) for name in config.models]
-    with spread(compute, store, "recommendations", dataset) as work:
+    with exhaustion_told(context, config), spread(compute, store, "recommendations", dataset) as work:
         length = get_dataset(dataset).max_length
         data = UserData.of(interactions, len(users), len(items), length, work.engine)
         found = recommend_all(models, data, n=config.n, engine=work.engine, output=work.output)

@@ -1,5 +1,6 @@
 """Group `g2rec`: the co-engagement graph, soft interest prototypes on it, and the tokens made of them."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,20 +10,24 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from assets.common import COMMON, MULTI, OWNERS, Stopwatch, materialized, picture, plain
+from assets.common import COMMON, MULTI, ON_A_LARGE_NODE, OWNERS, Stopwatch, materialized, picture, plain
+from assets.cugraph import elsewhere
 from assets.partitions import datasets
 from assets.spread import in_pieces, spread
 from assets.tables import conform, definition_metadata
-from recsys_dagster.errors import RecsysError
+from recsys_dagster.errors import DamagedFileError, RecsysError
 from recsys_dagster.evaluation.plots import degree_distribution, histogram, over_nights, square
 from recsys_dagster.g2rec.sampling import CoengagementConfig
 from recsys_dagster.g2rec.soft_modularity import SoftConfig
 from resources.compute import ComputeResource
+from resources.cugraph import CugraphResource
 from resources.storage import AssetStore
 from resources.stored_table import StoredTable
 
 if TYPE_CHECKING:
     from recsys_dagster.g2rec.night import LastNight
+
+logger = logging.getLogger("recsys_dagster")
 
 KINDS = {"pandas", "parquet"}
 NIGHTS_SHOWN = 60
@@ -56,7 +61,7 @@ class MembershipsConfig(SoftConfig, dg.Config):
 
 
 @dg.asset(
-    **COMMON,
+    **{**COMMON, "op_tags": ON_A_LARGE_NODE},
     group_name="g2rec",
     kinds={*KINDS},
     code_version="2",
@@ -77,18 +82,13 @@ def coengagement_graph(
     `N (N - 1) / 2` pairs, the exact clique is taken. Train interactions only, read in pieces: the log need not fit in
     memory.
     """
-    from recsys_dagster.g2rec.graph import GraphFigures
-    from recsys_dagster.g2rec.graph_parts import LogGroups, build_graph_here, build_graph_parts
+    from recsys_dagster.g2rec.graph_parts import LogGroups, graph_of_log
 
     watch = Stopwatch()
     plainly = CoengagementConfig(**config.model_dump())  # workers need not import Dagster for it
     groups = LogGroups(interactions, interactions.n_users(), len(items), plainly)
     with spread(compute, store, "coengagement_graph", context.partition_key) as work:
-        if work.here:
-            graph = build_graph_here(groups, config.seed)
-            parts, figures = [graph], GraphFigures.of(graph, len(items))
-        else:
-            parts, figures = build_graph_parts(groups, config.seed, work.engine, work.output)
+        parts, figures = graph_of_log(groups, config.seed, work.engine, work.output)
     metadata = {
         **figures.statistics(),
         "degrees": picture(degree_distribution, figures.neighbours, "Items that share users with an item"),
@@ -110,7 +110,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
 
 
 @dg.multi_asset(
-    **MULTI,
+    **{**MULTI, "op_tags": ON_A_LARGE_NODE},
     outs={
         "soft_memberships": _output(
             "soft_memberships",
@@ -140,6 +140,7 @@ def interests(
     context: dg.AssetExecutionContext,
     config: MembershipsConfig,
     store: AssetStore,
+    cugraph: CugraphResource,
     coengagement_graph: pd.DataFrame,
     interactions: pd.DataFrame,
     items: pd.DataFrame,
@@ -159,6 +160,7 @@ def interests(
         seed=config.seed,
         last=last if config.warm_start else None,
         validation_links=validation_links(interactions),
+        elsewhere=elsewhere(context, store, cugraph, config, config.seed),
     )
     reasons: list[str] = []
     drift, next_id, previous = pd.DataFrame(), int(table["prototype_id"].max()) + 1, None
@@ -244,7 +246,11 @@ def last_night(store: AssetStore, partition: str, items: pd.DataFrame) -> "LastN
     """
     from recsys_dagster.g2rec.night import LastNight
 
-    table = store.previous_table("soft_memberships", partition)
+    try:
+        table = store.previous_table("soft_memberships", partition)
+    except DamagedFileError as error:  # else no run could ever make them anew
+        logger.warning("%s The items are clustered afresh, and prototypes get new ids: train the models again.", error)
+        return None
     if table is None or "temperatures" not in table.attrs:
         return None
     left, table.attrs = table.attrs, {}

@@ -12,6 +12,7 @@ import pandas as pd
 
 from assets.common import (
     COMMON,
+    ON_A_GPU,
     Stopwatch,
     data_fingerprint,
     fingerprint,
@@ -21,6 +22,7 @@ from assets.common import (
     sequence_data,
     tag_run,
 )
+from assets.exhaustion import exhaustion_told
 from assets.larmi import MIND, interest_metadata
 from recsys_dagster.baselines.config import SASRecConfig
 from recsys_dagster.data.item_keys import write_item_keys
@@ -43,6 +45,7 @@ TRAINED: dict[str, Any] = {
     **COMMON,
     "kinds": {"pytorch", "safetensors"},
     "pool": "gpu",
+    "op_tags": ON_A_GPU,
     "io_manager_key": "directory_io",
 }
 
@@ -123,9 +126,10 @@ def train_into_staging(
             run = runtime.model_copy(update={"seed": seed})
             folder = output if seed == runtime.seed else output / f"{SEED_FOLDER}{seed}"
             mark = fingerprint(settings, run, data, learned_from)
-            facts.append(dict(train(run, folder, store.checkpoint(asset, partition, mark))))
-            about = {**run.model_dump(), "interactions": data}
-            (folder / RUNTIME_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            with exhaustion_told(context, config):
+                facts.append(dict(train(run, folder, store.checkpoint(asset, partition, mark))))
+                about = {**run.model_dump(), "interactions": data}
+                (folder / RUNTIME_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise

@@ -8,7 +8,16 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from assets.common import COMMON, Stopwatch, data_fingerprint, fingerprint, materialized, runtime_of, sequence_data
+from assets.common import (
+    COMMON,
+    ON_A_GPU,
+    Stopwatch,
+    data_fingerprint,
+    fingerprint,
+    materialized,
+    runtime_of,
+    sequence_data,
+)
 from assets.partitions import datasets
 from assets.tables import conform, definition_metadata
 from recsys_dagster.errors import RecsysError
@@ -39,7 +48,7 @@ class TrialsConfig(LARMIConfig, dg.Config):
 
 
 @dg.asset(
-    **{**COMMON, "partitions_def": trials},
+    **{**COMMON, "partitions_def": trials, "op_tags": ON_A_GPU},
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
     code_version="1",

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from recsys_dagster.data.prepare import Prepared
 
 
+NO_COMPUTE_LOGS = """
+compute_logs:
+  module: dagster._core.storage.noop_compute_log_manager
+  class: NoOpComputeLogManager
+"""
+"""For `dagster.yaml`: two processes less a run, which would import Dagster to watch its output."""
+
+
 def main(
     run: Callable[[argparse.Namespace], dict[str, Any]],
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,

@@ -198,15 +198,12 @@ def driver_mb(folder: Path, size: int, engine: str) -> float:
     """Peak memory of a process that has a graph of this size made, MiB."""
     code = (
         "import sys, json; from pathlib import Path; from benchmarks.ray import ENGINES, Log, peak_memory_mb\n"
-        "if __name__ == '__main__':\n"
-        "    log = Log(Path(sys.argv[1]), int(sys.argv[2]))\n"
-        "    with ENGINES[sys.argv[3]].open() as engine: log.graph(engine)\n"
-        "    print(json.dumps(peak_memory_mb()))\n"
+        "log = Log(Path(sys.argv[1]), int(sys.argv[2]))\n"
+        "with ENGINES[sys.argv[3]].open() as engine: log.graph(engine)\n"
+        "print(json.dumps(peak_memory_mb()))\n"
     )
-    script = folder / "driver.py"
-    script.write_text(code)
     done = subprocess.run(
-        [sys.executable, str(script), str(folder), str(size), engine], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(folder), str(size), engine], stdout=subprocess.PIPE, text=True, check=True
     )
     return float(json.loads(done.stdout.strip().splitlines()[-1]))
 

@@ -37,7 +37,7 @@ from recsys_dagster.progress import Progress
 from recsys_dagster.training.batching import Batches, SequenceBatch
 from recsys_dagster.training.config import TrainingConfig
 from recsys_dagster.training.data import SequenceData
-from recsys_dagster.training.loop import SequentialModel, _train_epoch
+from recsys_dagster.training.loop import SequentialModel, _train_epoch, optimiser_of
 from recsys_dagster.training.runtime import Runtime
 
 PEERS = (("recbole", 256), ("recbole", 2048), ("cornac", 512))
@@ -99,9 +99,7 @@ class Ours:
     def __init__(self, model: SequentialModel, data: SequenceData, config: TrainingConfig) -> None:
         self.model, self.data, self.config, self.batch_size = model, data, config, config.batch_size
         self.batches = Window(model.batches(data, config))
-        self.optimiser = torch.optim.AdamW(
-            (p for p in model.parameters() if p.requires_grad), lr=config.learning_rate, betas=(0.9, 0.98)
-        )
+        self.optimiser = optimiser_of(model, config)
 
     def window(self, steps: int) -> dict[str, float]:
         """Train for so many steps."""

@@ -21,8 +21,9 @@ from rich.console import Console
 
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.runs import Outcome, execute, select_assets
+from resources.files import write_atomically, write_text
 from resources.instance import PROCESS_TAG, fail_dead_runs, open_instance, process_mark
-from resources.storage import home, write_atomically
+from resources.storage import home
 
 BACKFILL_TAG = "recsys/backfill"
 """Run tag: the id of the backfill."""
@@ -75,10 +76,8 @@ def new_plan(
     plan = Plan(name, list(dict.fromkeys(datasets)), list(select), own, priority)
     from upath import UPath
 
-    def write(path: Path) -> None:
-        path.write_text(json.dumps(asdict(plan), indent=1, ensure_ascii=False), encoding="utf-8")
-
-    write_atomically(UPath(_folder() / f"{name}.json"), write)
+    text = json.dumps(asdict(plan), indent=1, ensure_ascii=False)
+    write_atomically(UPath(_folder() / f"{name}.json"), lambda path: write_text(path, text))
     return plan
 
 

@@ -28,7 +28,7 @@ from recsys_dagster.cli_larmi import explain, export, search
 from recsys_dagster.cli_llm import llm_app
 from recsys_dagster.cli_operate import backfill, doctor
 from recsys_dagster.cli_ui import reports, ui
-from recsys_dagster.errors import RecsysError
+from recsys_dagster.errors import RecsysError, disk_told
 from recsys_dagster.run_config import read_config
 
 if TYPE_CHECKING:
@@ -44,9 +44,6 @@ app = typer.Typer(
 )
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(llm_app, name="llm")
-app.command()(explain)
-app.command()(search)
-app.command()(export)
 
 
 @app.command()
@@ -181,18 +178,17 @@ def _recommend_one(
     ]
 
 
-app.command()(ui)
-app.command()(reports)
-
-
-app.command()(backfill)
-app.command()(doctor)
+for command in (explain, export, backfill, search, ui, reports, doctor):  # as `--help` lists them
+    app.command()(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a `RecsysError` is one line on stderr and exit code 1."""
+    from resources.storage import home
+
     try:
-        app(arguments)
+        with disk_told(f"something under {home()}"):
+            app(arguments)
     except RecsysError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numba
 import numpy as np
+from numba.core.caching import FunctionCache
+
+logger = logging.getLogger("recsys_dagster")
+
+
+class MendingCache(FunctionCache):
+    """numba's cache on disk, where damage or a full disk costs a compilation in place of the run."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The compiled loop, or None where there is none that can be read."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # a damaged pickle raises anything
+            logger.warning("%s: compiled code cannot be read (%s): compiled anew", self.cache_path, error)
+            self._kept(self.flush)
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep a compiled loop, if there is room."""
+        self._kept(super().save_overload, sig, data)
+
+    def _kept(self, write: Any, *what: Any) -> None:
+        try:
+            write(*what)
+        except Exception as error:  # the old index, which is read here too, may be damaged
+            logger.warning("%s: compiled code cannot be kept (%s)", self.cache_path, error)
 
 
 def compiled(function: Any) -> Any:
     """Compile a loop on first use, without the interpreter's lock; kept on disk from then on."""
-    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(function)
+    dispatcher._cache = MendingCache(function)  # what cache=True would set, with the class that numba has
+    return dispatcher
 
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -10,10 +10,12 @@ from recsys_dagster.automation import JOBS, SCHEDULES, SENSORS
 from recsys_dagster.automation.nights import with_freshness
 from recsys_dagster.data.registry import load_registry
 from resources.compute import ComputeResource
+from resources.cugraph import CugraphResource
 from resources.gpu import GpuResource
+from resources.io_managers import io_managers
 from resources.llm import LlmResource
 from resources.reports import reports_url
-from resources.storage import AssetStore, io_managers
+from resources.storage import AssetStore
 
 ASSET_MODULES = (data, larmi, g2rec, models, comparisons, search, evaluation, report)
 
@@ -31,14 +33,20 @@ def default_resources(store: AssetStore | None = None) -> dict[str, Any]:
         "gpu": GpuResource(),
         "llm": LlmResource(),
         "compute": ComputeResource(),
+        "cugraph": CugraphResource(),
     }
 
 
-def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+def build_definitions(
+    resource_overrides: Mapping[str, Any] | None = None, executor: dg.ExecutorDefinition = dg.in_process_executor
+) -> dg.Definitions:
     """The code location.
 
     Args:
         resource_overrides: resources by key that take the place of the defaults. A `store` moves the IO managers too.
+        executor: of every job. By default the steps of a run follow each other in one process: the stages are
+            sequential anyway, each frees its tables before the next one loads, and no step pays for importing torch
+            again. Every run is a process of its own.
 
     Raises:
         KeyError: an override names a resource that no asset asks for.
@@ -59,9 +67,7 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
         jobs=list(JOBS),
         schedules=list(SCHEDULES),
         sensors=list(SENSORS),
-        # Steps of a run follow each other in one process: the stages are sequential anyway, each frees its tables
-        # before the next one loads, and no step pays for importing torch again. Every run is a process of its own.
-        executor=dg.in_process_executor,
+        executor=executor,
     )
 
 

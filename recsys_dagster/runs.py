@@ -1,5 +1,6 @@
 """Execute the lineage for one dataset from the command line, and tell what happens while it does."""
 
+import logging
 import os
 import threading
 import time
@@ -14,9 +15,10 @@ from rich.console import Console
 from recsys_dagster.automation import everything, full_lineage
 from recsys_dagster.automation.failures import one_line
 from recsys_dagster.definitions import defs
-from recsys_dagster.errors import RecsysError
+from recsys_dagster.errors import RecsysError, disk_told, is_disk_full
 from recsys_dagster.run_config import relevant
 from resources.instance import PROCESS_TAG, process_mark
+from resources.storage import home
 
 KEY_FIGURES = (
     "dagster/row_count", "validation_recall", "best_epoch", "users", "items", "edges", "clusters", "prototypes",
@@ -121,7 +123,7 @@ def execute(
     selection = select_assets(select)
     reporter = Reporter(instance, token, console, label)
     try:
-        with reporter:
+        with reporter, disk_told(f"the log of the run, under {home()},"):
             result = dg.execute_job(
                 dg.reconstructable(lineage_job if in_lineage(selection) else every_asset),
                 instance=instance,
@@ -167,9 +169,13 @@ class Reporter:
             self._status.stop()
 
     def _follow(self) -> None:
-        while not self._done.wait(POLL_S):
+        try:
+            while not self._done.wait(POLL_S):
+                self._read()
             self._read()
-        self._read()
+        except Exception as error:
+            if not is_disk_full(error):  # the run itself tells that
+                raise
 
     def _read(self) -> None:
         if self._run_id is None:
@@ -185,6 +191,8 @@ class Reporter:
                 entry = record.event_log_entry
                 if entry.dagster_event is not None:
                     self._show(entry.dagster_event, entry.timestamp)
+                elif entry.level == logging.WARNING:  # Dagster's own are errors, and have events
+                    self._line("note", "yellow", " ".join(entry.user_message.split()), None, "")
 
     def _show(self, event: dg.DagsterEvent, timestamp: float) -> None:
         kind, step = event.event_type_value, event.step_key or ""

@@ -15,6 +15,12 @@ class GpuResource(dg.ConfigurableResource):
     """
 
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:<index> or mps. auto takes cuda, then cpu.")
+    devices: int = Field(
+        default=1,
+        ge=1,
+        description="Devices of this machine that train one model together, a process each: the first so many CUDA "
+        "devices, or processes on the CPU. Batches stay the same, each device takes a part of each.",
+    )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="bf16 computes in bfloat16 where the device can."
     )
@@ -57,23 +63,47 @@ class GpuResource(dg.ConfigurableResource):
         return self.device
 
     def runtime(self) -> dict[str, Any]:
-        """The settings with the device resolved, and its peak memory counter set back."""
+        """The settings with the device resolved, and its peak memory counter set back.
+
+        Raises:
+            ValueError: the configured device, or so many of them, is not there, or cannot train with others.
+        """
         device = self.resolve()
+        if self.devices > 1:
+            self._require_devices(device)
         if device.startswith("cuda"):
             import torch
 
             torch.cuda.reset_peak_memory_stats(device)
         return {
             "device": device,
+            "devices": self.devices,
             "precision": self.precision,
             "compile": self.compile,
             "seed": self.seed,
             "deterministic": self.deterministic,
         }
 
+    def _require_devices(self, device: str) -> None:
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"gpu.devices is {self.devices} and gpu.device {device!r}; set gpu.device to cuda or cpu")
+        if self.compile:
+            raise ValueError(f"gpu.devices is {self.devices} and gpu.compile true; set one of them back")
+        import torch
+
+        if device == "cuda" and self.devices > torch.cuda.device_count():
+            raise ValueError(
+                f"gpu.devices is {self.devices}, but torch sees {torch.cuda.device_count()} CUDA devices here"
+            )
+
     def usage(self, device: str) -> dict[str, Any]:
-        """Metadata after the work: device, precision, and peak memory in MiB (on the CPU, of the whole process)."""
-        return {"device": device, "precision": self.precision, "peak_memory_mb": round(peak_memory_mb(device), 1)}
+        """Metadata after the work: device, how many, precision, peak memory in MiB (on the CPU, of the process)."""
+        return {
+            "device": device,
+            "devices": self.devices,
+            "precision": self.precision,
+            "peak_memory_mb": round(peak_memory_mb(device), 1),
+        }
 
 
 def peak_memory_mb(device: str = "cpu") -> float:

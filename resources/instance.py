@@ -111,7 +111,11 @@ def fail_dead_runs(instance: dg.DagsterInstance) -> int:
     """
     dead = runs_without_process(instance)
     for run in dead:
-        message = f"The process {run.tags[PROCESS_TAG]} that executed this run is gone."
+        process = run.tags[PROCESS_TAG].partition(":")[0]
+        message = (
+            f"The process {process} that executed this run is gone: it was killed, perhaps because memory was out. "
+            "What it had stored is whole. To mend: run the same again."
+        )
         instance.report_run_failed(run, message=message)
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return len(dead)

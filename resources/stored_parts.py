@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resources.storage import STALE_S, as_local, write_atomically
+from resources.files import as_local, write_atomically
 from resources.stored_table import Part
 
 if TYPE_CHECKING:
     import pandas as pd
     from upath import UPath
+
+STALE_S = 86_400
+"""Seconds after which parts that a killed step left are removed."""
 
 
 class StoredParts:

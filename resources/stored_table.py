@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from resources.files import reading
+
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
@@ -32,14 +34,14 @@ class StoredTable:
         """Number of rows, from the file's footer."""
         import pyarrow.parquet as pq
 
-        with self.path.open("rb") as file:
+        with reading(self.path), self.path.open("rb") as file:
             return int(pq.ParquetFile(file).metadata.num_rows)
 
     def n_users(self) -> int:
         """Users of a log that is sorted by user_id, dense from 0: one more than the last, from the file's footer."""
         import pyarrow.parquet as pq
 
-        with self.path.open("rb") as file:
+        with reading(self.path), self.path.open("rb") as file:
             found = pq.ParquetFile(file).metadata
         column = found.schema.to_arrow_schema().get_field_index("user_id")
         groups = [found.row_group(group).column(column) for group in range(found.num_row_groups)]
@@ -49,14 +51,14 @@ class StoredTable:
         """Names of the columns."""
         import pyarrow.parquet as pq
 
-        with self.path.open("rb") as file:
+        with reading(self.path), self.path.open("rb") as file:
             return list(pq.read_schema(file).names)
 
     def values(self, column: str) -> Iterator[NDArray[Any]]:
         """A column of numbers in pieces, at least one."""
         import pyarrow.parquet as pq
 
-        with self.path.open("rb") as file:
+        with reading(self.path), self.path.open("rb") as file:
             source = pq.ParquetFile(file)
             if not source.metadata.num_rows:
                 yield source.schema_arrow.empty_table().column(column).to_numpy()
@@ -67,14 +69,14 @@ class StoredTable:
         """The whole table, or some columns of it."""
         import pyarrow.parquet as pq
 
-        with self.path.open("rb") as file:
+        with reading(self.path), self.path.open("rb") as file:
             return pq.read_table(file, columns=None if columns is None else list(columns)).to_pandas()
 
     def users(self, first: int, last: int, columns: Sequence[str]) -> pd.DataFrame:
         """The rows of users first to last - 1, in the order of the table; other parts of the file are not kept."""
         import pyarrow.parquet as pq
 
-        with self.path.open("rb") as file:
+        with reading(self.path), self.path.open("rb") as file:
             rows = pq.read_table(
                 file, columns=list(columns), filters=[("user_id", ">=", first), ("user_id", "<", last)]
             )

@@ -21,7 +21,7 @@ _PREFIX = re.compile(r"^[\w.]*\b\w*(?:Error|Exception|Failure): ")
 
 
 def one_line(error: Any) -> str:
-    """What went wrong, in one line: our own error if the chain has one, else the outermost that is not Dagster's.
+    """What went wrong, in one line: what says how to mend it if the chain has that, else the outermost not Dagster's.
 
     Args:
         error: a serialized error of Dagster (``cls_name``, ``message``, ``cause``).
@@ -30,7 +30,7 @@ def one_line(error: Any) -> str:
     while error is not None:
         chain.append(error)
         error = error.cause
-    ours = [link for link in chain if link.cls_name == "RecsysError"]
+    ours = [link for link in chain if " To mend: " in str(link.message)]
     users = [link for link in chain if not str(link.cls_name).startswith("Dagster")]
     link = (ours or users or chain)[0]
     text = " ".join(str(link.message).split())

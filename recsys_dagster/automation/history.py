@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,6 +30,17 @@ class Made:
 def made(instance: dg.DagsterInstance, asset: str, dataset: str, *, before: float | None = None) -> Made | None:
     """The last materialization (before a moment), None where there is none."""
     return next(_history(instance, asset, dataset, before=before), None)
+
+
+def made_in_order(instance: dg.DagsterInstance, dataset: str, assets: Sequence[str]) -> bool:
+    """Whether each of some assets was made after those before it: false where a run died among them."""
+    last = float("-inf")
+    for asset in assets:
+        found = made(instance, asset, dataset)
+        if found is None or found.at < last:
+            return False
+        last = found.at
+    return True
 
 
 def made_since(instance: dg.DagsterInstance, asset: str, dataset: str, since: float) -> Iterator[Made]:

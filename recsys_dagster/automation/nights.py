@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from recsys_dagster.automation.history import check_failed_since, made, made_since, under_way
+from recsys_dagster.automation.history import check_failed_since, made, made_in_order, made_since, under_way
 from recsys_dagster.automation.jobs import DATA, RECLUSTER, REFRESH, TRAIN, refresh, train
 from recsys_dagster.automation.requests import run_request
 from recsys_dagster.data.registry import DatasetSpec, load_registry
@@ -21,6 +21,9 @@ from recsys_dagster.errors import RecsysError
 
 NEED_EMBEDDINGS = {"item_embeddings", "interest_tokens"}
 """What a night leaves out as long as no SASRec has been trained."""
+
+READ = [name for name in DATA if name != "negatives"]
+"""Made of each other, and at once."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def plan_night(instance: dg.DagsterInstance, spec: DatasetSpec, data_dir: Path |
         return Night(everything, "source cannot be read")
     if changed:
         return Night(everything, "source changed")
-    if interactions.at < raw.at:
+    if not made_in_order(instance, spec.name, READ):
         return Night(everything, "interactions are older than the source that was read")
     clustering = tuple(name for name in everything if name not in DATA)
     graph, memberships = made(instance, "coengagement_graph", spec.name), made(instance, "soft_memberships", spec.name)
@@ -64,10 +67,13 @@ def plan_night(instance: dg.DagsterInstance, spec: DatasetSpec, data_dir: Path |
     clustered = made(instance, "interactions", spec.name, before=graph.at)
     if clustered is None or clustered.version != interactions.version:
         return Night(clustering, "interactions changed")
-    if memberships.at < graph.at:
-        if check_failed_since(instance, "soft_memberships", "clustering_did_not_collapse", spec.name, graph.at):
-            return Night((), "the source did not change since its clustering collapsed and was not published")
-        return Night(tuple(name for name in clustering if name in RECLUSTER), "the last night did not end")
+    renewed = tuple(name for name in clustering if name in RECLUSTER)
+    if memberships.at < graph.at and check_failed_since(
+        instance, "soft_memberships", "clustering_did_not_collapse", spec.name, graph.at
+    ):
+        return Night((), "the source did not change since its clustering collapsed and was not published")
+    if not made_in_order(instance, spec.name, renewed):
+        return Night(renewed, "the last night did not end")
     return Night((), "the source did not change")
 
 

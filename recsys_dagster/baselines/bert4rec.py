@@ -16,6 +16,7 @@ from recsys_dagster.baselines.config import BERT4RecConfig
 from recsys_dagster.layers.transformer import TransformerBlock
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.launch import data_parallel
 from recsys_dagster.training.loop import SequentialModel
 from recsys_dagster.training.loss import catalogue_cross_entropy, with_item_bias
 from recsys_dagster.training.runtime import Runtime
@@ -63,22 +64,29 @@ class BERT4Rec(SequentialModel):
         assert batch.targets is not None
         whole = torch.cat([batch.items[:, :1], batch.targets], dim=1).repeat(self.config.copies, 1)
         lengths = (batch.lengths + 1).repeat(self.config.copies)
-        hidden = self.draw_gaps(lengths, whole.shape[1])
+        place = batch.place
+        drawn = self.draw_gaps((place.whole.lengths + 1).repeat(self.config.copies), whole.shape[1], place.draws)
+        hidden = drawn.view(self.config.copies, -1, whole.shape[1])[:, place.rows].flatten(0, 1)
         states = self(whole.masked_fill(hidden, self.gap), lengths)[hidden]
         queries, items = with_item_bias(states, self.items.weight[: self.gap], self.bias)
         return catalogue_cross_entropy(queries, items, whole[hidden]), {}
 
-    def draw_gaps(self, lengths: torch.Tensor, width: int) -> torch.Tensor:
+    def draw_gaps(self, lengths: torch.Tensor, width: int, draws: torch.Generator | None = None) -> torch.Tensor:
         """Which positions to hide: bool [batch, width], at least one of each sequence.
 
         Each position with the probability `mask_rate`; where that hides none, one at random. In a share of the
         sequences it is the last position alone, which is what the model will be asked for.
+
+        Args:
+            lengths: int64 [batch].
+            width: longest sequence.
+            draws: where draws come from; None: torch's own random state.
         """
         place = torch.arange(width, device=lengths.device)
         real, last = place < lengths[:, None], place == lengths[:, None] - 1
-        draw = torch.rand(real.shape, device=lengths.device).masked_fill(~real, 2.0)
+        draw = torch.rand(real.shape, device=lengths.device, generator=draws).masked_fill(~real, 2.0)
         hidden = (draw < self.config.mask_rate) | (draw == draw.amin(1, keepdim=True)) & real
-        only_last = torch.rand(len(lengths), device=lengths.device) < self.config.last_item_share
+        only_last = torch.rand(len(lengths), device=lengths.device, generator=draws) < self.config.last_item_share
         return torch.where(only_last[:, None], last, hidden)
 
     def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
@@ -90,6 +98,7 @@ class BERT4Rec(SequentialModel):
         return states @ self.items.weight[: self.gap].T + self.bias
 
 
+@data_parallel
 def train_bert4rec(
     data: SequenceData, config: BERT4RecConfig, runtime: Runtime, output: Path, checkpoint: Path | None = None
 ) -> dict[str, float | int | str]:

@@ -14,6 +14,7 @@ from recsys_dagster.baselines.config import BPRConfig
 from recsys_dagster.training.batching import PairBatch, PairBatches, SequenceBatch
 from recsys_dagster.training.config import TrainingConfig
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.launch import data_parallel
 from recsys_dagster.training.loop import SequentialModel
 from recsys_dagster.training.loss import pairwise_loss
 from recsys_dagster.training.runtime import Runtime
@@ -49,6 +50,7 @@ class BPR(SequentialModel):
         return self.users(batch.users) @ self.items.weight.T + self.bias
 
 
+@data_parallel
 def train_bpr(
     data: SequenceData, config: BPRConfig, runtime: Runtime, output: Path, checkpoint: Path | None = None
 ) -> dict[str, float | int | str]:

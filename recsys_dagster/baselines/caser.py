@@ -15,6 +15,7 @@ from torch.nn import functional
 from recsys_dagster.baselines.config import CaserConfig
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.launch import data_parallel
 from recsys_dagster.training.loop import SequentialModel
 from recsys_dagster.training.loss import catalogue_cross_entropy, with_item_bias
 from recsys_dagster.training.runtime import Runtime
@@ -81,6 +82,7 @@ class Caser(SequentialModel):
         return batch.last(self(batch)) @ self.output.weight.T + self.bias
 
 
+@data_parallel
 def train_caser(
     data: SequenceData, config: CaserConfig, runtime: Runtime, output: Path, checkpoint: Path | None = None
 ) -> dict[str, float | int | str]:

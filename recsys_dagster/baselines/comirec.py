@@ -16,6 +16,7 @@ from recsys_dagster.layers.capsules import recency_decay, route, squash, visible
 from recsys_dagster.layers.interests import Interests, MultiInterestModel, first_interests
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.launch import data_parallel
 from recsys_dagster.training.runtime import Runtime
 from recsys_dagster.training.train import train_and_save
 
@@ -80,6 +81,7 @@ class ComiRecDR(MultiInterestModel):
         return Interests(squash(capsules), valid, weights)
 
 
+@data_parallel
 def train_comirec_sa(
     data: SequenceData, config: ComiRecSAConfig, runtime: Runtime, output: Path, checkpoint: Path | None = None
 ) -> dict[str, float | int | str]:
@@ -88,6 +90,7 @@ def train_comirec_sa(
     return train_and_save("comirec_sa", ComiRecSA, shape, data, config, runtime, output, checkpoint)
 
 
+@data_parallel
 def train_comirec_dr(
     data: SequenceData, config: ComiRecDRConfig, runtime: Runtime, output: Path, checkpoint: Path | None = None
 ) -> dict[str, float | int | str]:

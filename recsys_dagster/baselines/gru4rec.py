@@ -15,6 +15,7 @@ from torch import nn
 from recsys_dagster.baselines.config import GRU4RecConfig
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.launch import data_parallel
 from recsys_dagster.training.loop import SequentialModel
 from recsys_dagster.training.loss import catalogue_cross_entropy, with_item_bias
 from recsys_dagster.training.runtime import Runtime
@@ -51,6 +52,7 @@ class GRU4Rec(SequentialModel):
         return states @ self.items.weight.T + self.bias
 
 
+@data_parallel
 def train_gru4rec(
     data: SequenceData, config: GRU4RecConfig, runtime: Runtime, output: Path, checkpoint: Path | None = None
 ) -> dict[str, float | int | str]:

@@ -21,6 +21,7 @@ from recsys_dagster.layers.sparse import sparse_product
 from recsys_dagster.training.batching import PairBatch, PairBatches, SequenceBatch
 from recsys_dagster.training.config import TrainingConfig
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.launch import data_parallel
 from recsys_dagster.training.loop import SequentialModel
 from recsys_dagster.training.loss import pairwise_loss
 from recsys_dagster.training.runtime import Runtime
@@ -128,6 +129,7 @@ def normalised_adjacency(train: Histories) -> torch.Tensor:
         )
 
 
+@data_parallel
 def train_lightgcn(
     data: SequenceData, config: LightGCNConfig, runtime: Runtime, output: Path, checkpoint: Path | None = None
 ) -> dict[str, float | int | str]:

@@ -16,6 +16,7 @@ from recsys_dagster.layers.capsules import recency_decay, route, squash, visible
 from recsys_dagster.layers.interests import Interests, MultiInterestModel, first_interests
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.launch import data_parallel
 from recsys_dagster.training.runtime import Runtime
 from recsys_dagster.training.train import train_and_save
 
@@ -62,6 +63,7 @@ class MIND(MultiInterestModel):
         return Interests(capsules + self.narrow(torch.relu(self.widen(capsules))), valid, weights)
 
 
+@data_parallel
 def train_mind(
     data: SequenceData, config: MINDConfig, runtime: Runtime, output: Path, checkpoint: Path | None = None
 ) -> dict[str, float | int | str]:

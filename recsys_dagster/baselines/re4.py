@@ -17,6 +17,8 @@ from recsys_dagster.baselines.config import Re4Config
 from recsys_dagster.layers.interests import Interests
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.distributed import share_of_mean
+from recsys_dagster.training.launch import data_parallel
 from recsys_dagster.training.runtime import Runtime
 from recsys_dagster.training.train import train_and_save
 
@@ -49,7 +51,10 @@ class Re4(ComiRecSA):
         x = self.items(batch.items)
         # the items that an interest stands for: those with more than an equal share of its weight
         chosen = (weights > 1 / (place + 1)[:, None, None]) & seen[:, None, :]
-        others = x.roll(1, 0)[row], mask.roll(1, 0)[row] & (len(x) > 1)
+        # of the history before it in the batch, which another process may have
+        whole, rows = batch.place.whole, batch.place.rows
+        items, real = whole.items.roll(1, 0)[rows], whole.mask.roll(1, 0)[rows]
+        others = self.items(items)[row], real[row] & (len(whole.users) > 1)
         parts = {
             "contrast_loss": self.config.contrast_weight
             * re_contrast(z, x[row], chosen, seen, *others, self.config.contrast_temperature),
@@ -79,7 +84,8 @@ class Re4(ComiRecSA):
         attention = scores.masked_fill(~seen[:, None, None, :], -torch.inf).softmax(-1)  # [examples, K, place, row]
         rebuilt = attention @ self.rebuild_values(rows)
         distance = (rebuilt - x[:, None]).square().sum(-1)
-        return (distance * chosen).sum() / chosen.sum().clamp(min=1)
+        count = chosen.sum()
+        return share_of_mean((distance * chosen).sum() / count.clamp(min=1), count)
 
 
 def re_contrast(
@@ -112,7 +118,8 @@ def re_contrast(
     foreign = (z @ others.transpose(1, 2) / temperature).masked_fill(~others_seen[:, None], -torch.inf)
     rest = own.masked_fill(chosen | ~seen[:, None], -torch.inf)
     negatives = torch.cat([rest, between, foreign], dim=-1).logsumexp(-1, keepdim=True)
-    return (functional.softplus(negatives - own) * chosen).sum() / chosen.sum().clamp(min=1)
+    n = chosen.sum()
+    return share_of_mean((functional.softplus(negatives - own) * chosen).sum() / n.clamp(min=1), n)
 
 
 def re_attend(weights: torch.Tensor, scores: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
@@ -124,9 +131,10 @@ def re_attend(weights: torch.Tensor, scores: torch.Tensor, seen: torch.Tensor) -
         seen: bool [examples, length].
     """
     wanted = scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
-    return -(wanted * weights.clamp(min=1e-9).log()).sum(-1).mean()
+    return share_of_mean(-(wanted * weights.clamp(min=1e-9).log()).sum(-1).mean(), len(weights))
 
 
+@data_parallel
 def train_re4(
     data: SequenceData, config: Re4Config, runtime: Runtime, output: Path, checkpoint: Path | None = None
 ) -> dict[str, float | int | str]:

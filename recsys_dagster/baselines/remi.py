@@ -14,7 +14,9 @@ from recsys_dagster.baselines.config import REMIConfig
 from recsys_dagster.layers.interests import Interests
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.distributed import batch_mean
 from recsys_dagster.training.hard_negatives import hard_negative_cross_entropy
+from recsys_dagster.training.launch import data_parallel
 from recsys_dagster.training.loss import ScoreBias
 from recsys_dagster.training.runtime import Runtime
 from recsys_dagster.training.train import train_and_save
@@ -40,7 +42,8 @@ class REMI(ComiRecSA):
         of a batch.
         """
         mask = batch.mask
-        loss = self.routing_weight * routing_variance(found.weights[mask], mask.cumsum(1)[mask]).square().sum(1).mean()
+        variances = routing_variance(found.weights[mask], mask.cumsum(1)[mask])
+        loss = self.routing_weight * batch_mean(variances.square().sum(1))
         return loss, {"routing_loss": loss.item()}
 
 
@@ -55,6 +58,7 @@ def routing_variance(weights: torch.Tensor, counts: torch.Tensor) -> torch.Tenso
     return (weights.square().sum(-1) - 1 / n) / n
 
 
+@data_parallel
 def train_remi(
     data: SequenceData, config: REMIConfig, runtime: Runtime, output: Path, checkpoint: Path | None = None
 ) -> dict[str, float | int | str]:

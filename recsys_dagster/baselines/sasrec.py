@@ -22,6 +22,7 @@ from recsys_dagster.layers.transformer import TransformerBlock
 from recsys_dagster.training.artifact import read_config, read_state
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.launch import data_parallel
 from recsys_dagster.training.loop import SequentialModel
 from recsys_dagster.training.runtime import Runtime
 from recsys_dagster.training.train import train_and_save
@@ -70,7 +71,8 @@ class SASRec(SequentialModel):
         """Cross-entropy of the next item at every real position."""
         assert batch.targets is not None
         mask, vectors = batch.mask, self.item_vectors()
-        return self.next_item.loss(self(batch, vectors)[mask], vectors, batch.targets[mask]), {}
+        states = self(batch, vectors)[mask]
+        return self.next_item.loss(states, vectors, batch.targets[mask], part_of=batch.part_of), {}
 
     def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
         """Similarity of the last state to all items."""
@@ -78,6 +80,7 @@ class SASRec(SequentialModel):
         return self.next_item.scores(batch.last(self(batch, vectors)), vectors)
 
 
+@data_parallel
 def train_sasrec(
     data: SequenceData,
     config: SASRecConfig,

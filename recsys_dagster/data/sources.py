@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlparse
 import fsspec
 
 from recsys_dagster.data.registry import DatasetSpec, Role
-from recsys_dagster.errors import RecsysError
+from recsys_dagster.errors import RecsysError, disk_told
 from recsys_dagster.progress import Progress
 
 logger = logging.getLogger("recsys_dagster")
@@ -236,12 +236,14 @@ def _download(spec: DatasetSpec, role: Role, place: str, target: Path) -> None:
     part = Path(temporary)
     try:
         try:
-            with os.fdopen(descriptor, "wb") as out, fsspec.open(place, "rb") as remote:
+            with disk_told(target), os.fdopen(descriptor, "wb") as out, fsspec.open(place, "rb") as remote:
                 total = getattr(remote, "size", None) or 0
                 with Progress(f"{spec.name}: {file_name(spec, role)}", -(-total // _CHUNK), "MiB") as progress:
                     while chunk := remote.read(_CHUNK):
                         out.write(chunk)
                         progress.update()
+        except RecsysError:
+            raise
         except Exception as error:  # fsspec's backends share no base class of errors
             raise _unreachable(spec, role, error) from None
         _verify(spec, role, part, found_in=place)

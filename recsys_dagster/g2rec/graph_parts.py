@@ -86,6 +86,14 @@ def build_graph_here(groups: LogGroups, seed: int) -> pd.DataFrame:
     return build_graph(histories, groups.config, seed=seed, newest=groups.newest())
 
 
+def graph_of_log(groups: LogGroups, seed: int, engine: Engine, output: Any) -> tuple[list[Any], GraphFigures]:
+    """`build_graph_here` or `build_graph_parts`, as the engine asks."""
+    if engine is not HERE:
+        return build_graph_parts(groups, seed, engine, output)
+    table = build_graph_here(groups, seed)
+    return [output.put(0, table)], GraphFigures.of(table, groups.n_items)
+
+
 def build_graph_parts(
     groups: LogGroups, seed: int, engine: Engine, output: BlockOutput
 ) -> tuple[list[Any], GraphFigures]:

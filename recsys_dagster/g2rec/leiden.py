@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,10 +17,10 @@ from recsys_dagster.g2rec.network import Network
 class LeidenConfig(BaseModel):
     """How hard clusters are found."""
 
-    engine: Literal["compiled", "igraph", "leidenalg"] = Field(
+    engine: Literal["compiled", "igraph", "leidenalg", "cugraph"] = Field(
         default="compiled",
-        description="Implementation: ours (compiled loops, the fastest and the smallest in memory), igraph's, or "
-        "leidenalg's (the authors' own).",
+        description="Implementation: ours (compiled loops, the fastest and the smallest in memory), igraph's, "
+        "leidenalg's (the authors' own), or cuGraph's in a job on GPUs (resource `cugraph`, docs/ray.md).",
     )
     leiden_iterations: int = Field(
         default=2, ge=-1, description="Rounds of Leiden; -1 repeats until one raises modularity by less than 1e-5."
@@ -29,6 +30,29 @@ class LeidenConfig(BaseModel):
         ge=1,
         description="Clusters of fewer items (and less than that many average degrees) are merged by strongest tie.",
     )
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Clusters that were found elsewhere, of the items that have edges.
+
+    Attributes:
+        items: int64 [n], distinct.
+        labels: int64 [n], any numbers from 0.
+        gamma: the resolution that they were found at.
+    """
+
+    items: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    gamma: float
+
+
+def adopted(network: Network, partition: Partition, config: LeidenConfig) -> NDArray[np.int64]:
+    """Labels as from `leiden`, of clusters that were found elsewhere."""
+    labels = np.full(network.matrix.shape[0], -1, dtype=np.int64)
+    labels[partition.items] = partition.labels
+    start = _dense_start(labels, len(labels))
+    return dense_by_size(merge_small(network.matrix, start, config.min_size, partition.gamma))
 
 
 def leiden(
@@ -56,9 +80,14 @@ def leiden(
         int64 [N] labels 0..C-1, by falling cluster size (ties: by the smallest item id).
 
     Raises:
-        RecsysError: gamma is not positive, or `initial` has the wrong length.
+        RecsysError: gamma is not positive, `initial` has the wrong length, or the engine is no library but a job.
     """
     config = config or LeidenConfig()
+    if config.engine == "cugraph":
+        raise RecsysError(
+            "engine is cugraph, which clusters the stored graph in a job of its own, by gammas.",
+            mend="set gammas and not n_prototypes in the config of soft_memberships, or another engine.",
+        )
     if not gamma > 0:
         raise RecsysError(f"Leiden's resolution gamma is {gamma}, expected a number above 0.", mend="set gammas > 0.")
     start = None if initial is None else _dense_start(np.asarray(initial, dtype=np.int64), network.matrix.shape[0])

@@ -25,6 +25,8 @@ from recsys_dagster.layers.repeats import RepeatBias
 from recsys_dagster.layers.sparse import BufferMatrix, Made, csr_pair
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.distributed import batch_mean
+from recsys_dagster.training.launch import data_parallel
 from recsys_dagster.training.loop import SequentialModel
 from recsys_dagster.training.loss import catalogue_cross_entropy
 from recsys_dagster.training.runtime import Runtime
@@ -157,16 +159,18 @@ class G2Rec(SequentialModel):
         assert batch.targets is not None
         x, y = self.vectors()
         whole = torch.cat([batch.items[:, :1], batch.targets], dim=1)  # all N items of each user
-        real = torch.arange(whole.shape[1], device=whole.device) <= batch.lengths[:, None]
         after, before = self.states(whole, x, y)
         mask = batch.mask
         bias = None if self.repeats is None else self.repeats.prefixes(batch)
-        item_loss = self.next_item.loss(after[:, :-1][mask], x + y, batch.targets[mask], bias)
+        item_loss = self.next_item.loss(after[:, :-1][mask], x + y, batch.targets[mask], bias, batch.part_of)
         if self.config.profile_weight == 0:
             return item_loss, {"item_loss": item_loss.item()}
+        place = batch.place
+        real = torch.arange(whole.shape[1], device=whole.device) <= place.whole.lengths[:, None]
         rows, positions = real.nonzero(as_tuple=True)
-        drawn = torch.randperm(len(rows), device=rows.device)[: math.ceil(PROFILE_SHARE * len(rows))]
-        rows, positions = rows[drawn], positions[drawn]
+        drawn = torch.randperm(len(rows), device=rows.device, generator=place.draws)
+        drawn = drawn[: math.ceil(PROFILE_SHARE * len(rows))]
+        rows, positions = place.own(rows[drawn], positions[drawn])
         profile_loss = self._profile_loss(before[rows, positions], whole[rows, positions])
         total = item_loss + self.config.profile_weight * profile_loss
         return total, {"item_loss": item_loss.item(), "profile_loss": profile_loss.item()}
@@ -204,10 +208,10 @@ class G2Rec(SequentialModel):
         # one prototype, which needs no logits to be kept
         ends, any_one = self.level_ends.tolist(), torch.zeros(len(states), dtype=torch.int64, device=states.device)
         normalisers = [
-            catalogue_cross_entropy(queries, keys[start:end], any_one) + (queries @ keys[start]).mean()
+            catalogue_cross_entropy(queries, keys[start:end], any_one) + batch_mean(queries @ keys[start])
             for start, end in zip([0, *ends], ends, strict=False)
         ]
-        wanted = (queries * functional.embedding(items, self._mean_of(keys))).sum(1).mean()
+        wanted = batch_mean((queries * functional.embedding(items, self._mean_of(keys))).sum(1))
         return torch.stack(normalisers).mean() - wanted
 
     def _profile_fit(self, states: torch.Tensor) -> torch.Tensor:
@@ -269,6 +273,7 @@ def profile_arrays(
     return columns, weights, ends, ids
 
 
+@data_parallel
 def train_g2rec(
     data: SequenceData,
     graph: pd.DataFrame,

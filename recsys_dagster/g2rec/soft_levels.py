@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys_dagster.g2rec.alignment import adjusted_rand_index
-from recsys_dagster.g2rec.leiden import leiden, leiden_of_size, leiden_supported
+from recsys_dagster.g2rec.leiden import Partition, adopted, leiden, leiden_of_size, leiden_supported
 from recsys_dagster.g2rec.network import Network
 from recsys_dagster.g2rec.night import LastNight, row_argmax
 from recsys_dagster.g2rec.placement import extend
@@ -18,6 +19,8 @@ from recsys_dagster.g2rec.soft_config import SoftConfig
 from recsys_dagster.g2rec.soft_device import soft_problem
 from recsys_dagster.g2rec.soft_problem import Floats, Inertia, SoftProblem, choose_support
 from recsys_dagster.g2rec.soft_solvers import Solution
+
+logger = logging.getLogger("recsys_dagster")
 
 FORGOTTEN = 1e-4
 """Probability that a prototype counts as having had last night where an item had less in it."""
@@ -94,6 +97,11 @@ def cold_level(network: Network, wanted: float, config: SoftConfig, seed: int) -
     return _from_labels(network, labels, gamma, config)
 
 
+def adopted_level(network: Network, partition: Partition, config: SoftConfig) -> Level:
+    """A level that starts from clusters that were found elsewhere."""
+    return _from_labels(network, adopted(network, partition, config), partition.gamma, config)
+
+
 def warm_level(network: Network, last: LastNight, number: int, config: SoftConfig, seed: int) -> Level:
     """A level that goes on from last night's memberships, and is held to them.
 
@@ -159,6 +167,8 @@ def settle_warm(
     That is so where being held costs more than `max_modularity_loss` of last night's soft modularity. The better of
     the two is taken; a prototype keeps its id by its members (`alignment.align`).
 
+    With the engine `cugraph`, which clusters in a job of its own, the level stays held and a warning says so.
+
     Args:
         network: tonight's graph.
         level: tonight's level.
@@ -169,6 +179,9 @@ def settle_warm(
     """
     held = settle(network, level, level.start, temperature, config, rounds=0)
     if held.modularity >= q_last - config.max_modularity_loss * abs(q_last):
+        return held
+    if config.engine == "cugraph":  # no job in mid-night
+        logger.warning("gamma %g has more than a little news: run once with warm_start: false", level.problem.gamma)
         return held
     labels = leiden(network, level.problem.gamma, config, seed=seed)
     fresh = _from_labels(network, labels, level.problem.gamma, config)

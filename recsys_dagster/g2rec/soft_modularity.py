@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,21 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys_dagster.errors import RecsysError
+from recsys_dagster.g2rec.leiden import Partition
 from recsys_dagster.g2rec.links import LinkTest, link_test
 from recsys_dagster.g2rec.network import Network
 from recsys_dagster.g2rec.night import LastNight
 from recsys_dagster.g2rec.soft_config import SoftConfig
-from recsys_dagster.g2rec.soft_levels import ROUGHLY, Level, Settled, cold_level, settle, settle_warm, warm_level
+from recsys_dagster.g2rec.soft_levels import (
+    ROUGHLY,
+    Level,
+    Settled,
+    adopted_level,
+    cold_level,
+    settle,
+    settle_warm,
+    warm_level,
+)
 from recsys_dagster.g2rec.temperature import choose_temperatures
 from recsys_dagster.parallel import in_parallel
 from recsys_dagster.progress import Progress
@@ -35,6 +45,7 @@ def soft_memberships(
     seed: int = 0,
     last: LastNight | None = None,
     validation_links: NDArray[Any] | None = None,
+    elsewhere: Callable[[], Sequence[Partition]] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Cluster items at every resolution and soften the clusters.
 
@@ -56,6 +67,7 @@ def soft_memberships(
         seed: of Leiden and of the links' negatives.
         last: last night's memberships, for a warm start. Ignored if its levels were asked for by other resolutions.
         validation_links: [L, 2] held-out item pairs, to choose and judge the temperatures.
+        elsewhere: finds the hard clusters of all levels in place of Leiden here; not called on a warm start.
 
     Returns:
         item_id int32, level int8, prototype_id int32 (unique over levels), probability float32, sorted by the first
@@ -71,7 +83,8 @@ def soft_memberships(
     if last is not None and last.resolutions != config.resolutions:
         logger.warning("levels were %s last night and are %s now: a cold start", last.resolutions, config.resolutions)
         last = None
-    levels = _levels(network, config, last, seed)
+    found = elsewhere() if elsewhere is not None and last is None and config.n_prototypes is None else None
+    levels = _levels(network, config, last, seed, found)
     test = None if validation_links is None else link_test(network.matrix, validation_links, seed=seed)
     metadata: dict[str, Any] = {"gammas": [level.problem.gamma for level in levels]}
     temperatures = config.temperatures or (None if last is None else last.temperatures)
@@ -113,10 +126,14 @@ def soft_memberships(
     return _table([level.published for level in settled]), metadata
 
 
-def _levels(network: Network, config: SoftConfig, last: LastNight | None, seed: int) -> list[Level]:
+def _levels(
+    network: Network, config: SoftConfig, last: LastNight | None, seed: int, found: Sequence[Partition] | None
+) -> list[Level]:
     def make(number: int) -> Level:
         if last is not None:
             return warm_level(network, last, number, config, seed)
+        if found is not None:
+            return adopted_level(network, found[number], config)
         return cold_level(network, config.resolutions[number], config, seed)
 
     levels = []

@@ -16,7 +16,9 @@ class LARMIConfig(TrainingConfig):
     """
 
     epochs: int = Field(8, ge=1, description="Most passes over the train split")
-    interests: int = Field(4, ge=1, description="K, the most interests of a user; a history of fewer items has fewer")
+    interests: int = Field(
+        4, ge=1, description="K, the most interests of a user; a history of fewer clusters has fewer"
+    )
     routing_rounds: int = Field(3, ge=1, description="Rounds of dynamic routing")
     learning_rate: float = Field(5e-3, gt=0, description="Adam's step size after a warm-up of 100 steps")
     weight_decay: float = Field(0.1, ge=0, description="Decoupled weight decay (AdamW)")

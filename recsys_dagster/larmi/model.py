@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from recsys_dagster.larmi.config import LARMIConfig
-from recsys_dagster.larmi.contrastive import SynthesizedUser, contrastive_loss
+from recsys_dagster.larmi.contrastive import SynthesizedUsers, contrastive_loss
 from recsys_dagster.larmi.memberships import cluster_columns, cluster_members
 from recsys_dagster.layers.capsules import recency_decay, route, visible_prefixes
 from recsys_dagster.layers.collapse import collapse_measures, interest_cosine
@@ -20,6 +20,7 @@ from recsys_dagster.layers.repeats import RepeatBias
 from recsys_dagster.layers.similarity import Similarity
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.distributed import batch_mean
 from recsys_dagster.training.loop import SequentialModel
 from recsys_dagster.training.loss import catalogue_cross_entropy
 
@@ -112,7 +113,7 @@ class LARMI(SequentialModel):
         self.routing_logits: torch.Tensor
         self.cluster_keys: torch.Tensor
         self.cluster_values: torch.Tensor
-        self.synthesized: list[SynthesizedUser] = []
+        self.synthesized: list[SynthesizedUsers] = []
 
     def item_vectors(self) -> torch.Tensor:
         """v, float [N, d]: each item's own vector, and what it shares with others through names and interests."""
@@ -183,9 +184,9 @@ class LARMI(SequentialModel):
             valid,
             self.repeats.prefixes(batch),
         )
-        several = valid.sum(1) > 1
-        if self.config.apart_weight > 0 and bool(several.any()):
-            loss = loss + self.config.apart_weight * interest_cosine(interests[several], valid[several]).mean()
+        if self.config.apart_weight > 0:
+            several = valid.sum(1) > 1
+            loss = loss + self.config.apart_weight * batch_mean(interest_cosine(interests[several], valid[several]))
         weight = self._contrastive_weight(step)
         if weight > 0 and self.synthesized:
             loss = loss + weight * contrastive_loss(items, self.synthesized, self.config.contrastive_temperature)
@@ -268,10 +269,12 @@ class LARMI(SequentialModel):
         """m of Eq. 14 for every prefix, what each item counts in it, and which of them exist."""
         length, k = vectors.shape[1], self.config.interests
         counts = torch.arange(1, length + 1, device=vectors.device)
-        valid = first_interests(batch.mask, k, counts)
         logits = self.routing_logits[:length]
         if self.config.semantic:  # items of one cluster start in one interest; the routing may move them
             logits = logits + CLUSTER_START * cluster_columns(members, k)
+            # an interest where no cluster starts would be a faint copy of the others
+            counts = torch.minimum(counts, (members.cumsum(1) > 0).sum(2).clamp(min=1))
+        valid = first_interests(batch.mask, k, counts)
         capsules, weights = route(
             self.capsule_map(vectors),
             visible_prefixes(batch.mask),

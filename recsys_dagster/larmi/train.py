@@ -13,6 +13,7 @@ from recsys_dagster.larmi.memberships import cluster_table, interest_features, l
 from recsys_dagster.larmi.model import LARMI
 from recsys_dagster.layers.features import FeatureVectors
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.launch import data_parallel
 from recsys_dagster.training.runtime import Runtime
 from recsys_dagster.training.train import train_and_save
 
@@ -49,6 +50,7 @@ def assembly(
     return build, shape
 
 
+@data_parallel
 def train_larmi(
     data: SequenceData,
     user_clusters: pd.DataFrame,

@@ -143,6 +143,6 @@ def first_interests(mask: torch.Tensor, k: int, counts: torch.Tensor) -> torch.T
     Args:
         mask: bool [batch, length], for the shape.
         k: K.
-        counts: int64 [length]; interests of the prefix of 1, 2, ... items.
+        counts: int64 [length] or [batch, length]; interests of the prefix of 1, 2, ... items.
     """
-    return (torch.arange(k, device=mask.device) < counts[:, None]).expand(len(mask), -1, -1)
+    return (torch.arange(k, device=mask.device) < counts[..., None]).expand(len(mask), -1, -1)

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from recsys_dagster.layers.similarity import Similarity
+from recsys_dagster.training.batching import Place
 from recsys_dagster.training.config import NextItemConfig
+from recsys_dagster.training.distributed import share_of_mean
 from recsys_dagster.training.loss import ScoreBias, catalogue_cross_entropy
 from recsys_dagster.training.sampled import draw_negatives, sampled_cross_entropy
 
@@ -24,7 +26,12 @@ class NextItem(nn.Module):
         return self.similarity.queries(states) @ self.similarity.items(vectors).T
 
     def loss(
-        self, states: torch.Tensor, vectors: torch.Tensor, targets: torch.Tensor, bias: ScoreBias | None = None
+        self,
+        states: torch.Tensor,
+        vectors: torch.Tensor,
+        targets: torch.Tensor,
+        bias: ScoreBias | None = None,
+        part_of: Place | None = None,
     ) -> torch.Tensor:
         """Cross-entropy over the catalogue, or over a sample of it where `negatives` is set.
 
@@ -36,10 +43,14 @@ class NextItem(nn.Module):
             vectors: float [N, d].
             targets: int64 [positions].
             bias: added to the scores of some pairs.
+            part_of: the larger batch that the positions are a part of, if they are: a sample is drawn for all of it.
         """
         queries, items = self.similarity.queries(states), self.similarity.items(vectors)
         if self.negatives:
-            drawn = draw_negatives(len(items), self.negatives, targets)
+            wanted, draws = targets, None
+            if part_of is not None and part_of.whole.targets is not None:
+                wanted, draws = part_of.whole.targets[part_of.whole.mask], part_of.draws
+            drawn = draw_negatives(len(items), self.negatives, wanted, draws)
             loss = sampled_cross_entropy(queries, items, targets, drawn, bias)
         else:
             loss = catalogue_cross_entropy(queries, items, targets, bias=bias)
@@ -49,5 +60,5 @@ class NextItem(nn.Module):
                 is_own = bias.items == targets[bias.positions]
                 own = own + bias.values[is_own].sum() / len(targets)
                 mean = mean + bias.values.sum() / (len(targets) * len(items))
-            loss = loss + self.smoothing * (own - mean)
+            loss = loss + share_of_mean(self.smoothing * (own - mean), len(targets))
         return loss

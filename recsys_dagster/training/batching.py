@@ -17,6 +17,32 @@ CHUNK_BATCHES = 24
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the rows of a batch stand in a larger one that several processes share.
+
+    Attributes:
+        whole: the larger batch, of the same length.
+        rows: of `whole`, those that the batch has.
+        draws: random state that the processes have in common; None: torch's own.
+    """
+
+    whole: SequenceBatch
+    rows: slice
+    draws: torch.Generator | None
+
+    def own(self, rows: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those (row, position) pairs int64 [pairs] of the whole batch that the batch has, with its own row numbers."""
+        first, step = self.rows.start or 0, self.rows.step or 1
+        own = rows % step == first
+        return rows[own] // step, positions[own]
+
+
+def own_rows(n: int, index: int, of: int) -> slice:
+    """Every `of`-th of n rows from the `index`-th on; all of them where there are too few for everyone."""
+    return slice(index, None, of) if n >= of else slice(None)
+
+
+@dataclass(frozen=True)
 class SequenceBatch:
     """A batch of histories, padded on the right.
 
@@ -25,12 +51,26 @@ class SequenceBatch:
         items: int64 [batch, length]; padding is 0 and is told by `lengths` alone.
         lengths: int64 [batch].
         targets: int64 [batch, length]; the item after each position while training, None while scoring.
+        part_of: the larger batch that these rows are a part of, if they are.
     """
 
     users: torch.Tensor
     items: torch.Tensor
     lengths: torch.Tensor
     targets: torch.Tensor | None = None
+    part_of: Place | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where the rows stand in the batch that the step is about; that is this one, where no others share it."""
+        return self.part_of or Place(self, slice(None), None)
+
+    def part(self, index: int, of: int, draws: torch.Generator) -> SequenceBatch:
+        """The rows of the `index`-th of several processes (see `own_rows`); long and short histories alike."""
+        rows = own_rows(len(self.users), index, of)
+        targets = None if self.targets is None else self.targets[rows]
+        place = Place(self, rows, draws)
+        return SequenceBatch(self.users[rows], self.items[rows], self.lengths[rows], targets, place)
 
     @property
     def mask(self) -> torch.Tensor:
@@ -78,6 +118,11 @@ class PairBatch:
     users: torch.Tensor
     items: torch.Tensor
     negatives: torch.Tensor
+
+    def part(self, index: int, of: int, draws: torch.Generator) -> PairBatch:
+        """The pairs of the `index`-th of several processes (see `own_rows`); nothing is drawn."""
+        rows = own_rows(len(self.users), index, of)
+        return PairBatch(self.users[rows], self.items[rows], self.negatives[rows])
 
     def to(self, device: str) -> PairBatch:
         """The same batch on another device."""

@@ -15,6 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from recsys_dagster.errors import disk_told
+from recsys_dagster.training.distributed import rank
+
 
 class Learner(Protocol):
     """A model whose learned tensors can be taken out and put back."""
@@ -50,8 +53,8 @@ class State:
 class Checkpoint:
     """Keeps the last whole epoch of one run under `directory`.
 
-    A checkpoint of other settings (another `fingerprint`), or one that cannot be read, is left aside: training then
-    starts anew.
+    A checkpoint of other settings (another `fingerprint`) or another version of the model, or one that cannot be read,
+    is left aside: training then starts anew.
     """
 
     def __init__(self, directory: Path | None, fingerprint: Mapping[str, Any]) -> None:
@@ -64,8 +67,8 @@ class Checkpoint:
         return None if self.directory is None else self.directory / "last.safetensors"
 
     def save(self, model: Learner, optimiser: torch.optim.Optimizer, state: State) -> None:
-        """Write everything that the next epoch needs."""
-        if self._file is None:
+        """Write everything that the next epoch needs; where several processes train together, the first one does."""
+        if self._file is None or rank() > 0:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"model/{k}": v for k, v in model.learned_state().items()}
@@ -82,8 +85,12 @@ class Checkpoint:
         # contiguous copies: safetensors refuses tensors that share memory
         copies = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
         beside = self._file.with_suffix(f".{os.getpid()}.tmp")
-        save_file(copies, beside, metadata={"state": json.dumps(facts)})
-        beside.replace(self._file)
+        try:
+            with disk_told(self._file):
+                save_file(copies, beside, metadata={"state": json.dumps(facts)})
+                beside.replace(self._file)
+        finally:
+            beside.unlink(missing_ok=True)
 
     def resume(self, model: Learner, optimiser: torch.optim.Optimizer) -> State:
         """Load the last whole epoch into `model` and `optimiser`; a fresh state where there is none."""
@@ -97,6 +104,9 @@ class Checkpoint:
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError):
             return State()
+        shapes = {name: tensor.shape for name, tensor in _under("model/", tensors).items()}
+        if shapes != {name: tensor.shape for name, tensor in model.learned_state().items()}:
+            return State()  # of another version of the model
         model.load_learned_state(_under("model/", tensors))
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in _under("optimiser/", tensors).items():
@@ -107,7 +117,7 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Forget the run: it is done."""
-        if self.directory is not None:
+        if self.directory is not None and rank() == 0:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 

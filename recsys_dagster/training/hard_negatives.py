@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from recsys_dagster.training.distributed import share_of_mean
 from recsys_dagster.training.loss import CHUNK_ELEMENTS, ScoreBias
 
 
@@ -38,7 +39,7 @@ def hard_negative_cross_entropy(
         places, order = bias.positions.sort(stable=True)
         pairs = (places, bias.items[order], bias.values[order])
     loss: torch.Tensor = _HardNegativeCrossEntropy.apply(queries, items, targets, hardness, *pairs)
-    return loss
+    return share_of_mean(loss, len(queries))
 
 
 class _HardNegativeCrossEntropy(torch.autograd.Function):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import logging
+import math
 import resource
 import time
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from recsys_dagster.training.batching import Batches, SequenceBatch, TrainBatche
 from recsys_dagster.training.checkpoint import Checkpoint
 from recsys_dagster.training.config import TrainingConfig
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.distributed import own_part, seed_epoch, sum_figures, sum_gradients, wait_for_all
 from recsys_dagster.training.ranking import target_ranks
 from recsys_dagster.training.runtime import Runtime
 
@@ -69,6 +71,9 @@ class SequentialModel(nn.Module, abc.ABC):
     @abc.abstractmethod
     def loss(self, batch: Any, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Loss of one train batch (a scalar) and its named parts; `step` counts from 0 over all epochs.
+
+        Means are taken with `batch_mean` or `share_of_mean`, so that the losses of the processes that share a batch
+        add up to the loss of all of it.
 
         `batch` is one of those that `batches` yields: a `SequenceBatch` unless the model says otherwise.
         """
@@ -124,14 +129,10 @@ def fit(
         torch.use_deterministic_algorithms(True, warn_only=True)
     model.to(runtime.device)
     batches = model.batches(data, config)
-    optimiser = torch.optim.AdamW(
-        (p for p in model.parameters() if p.requires_grad),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        betas=(0.9, 0.98),
-    )
+    optimiser = optimiser_of(model, config)
     keeper = Checkpoint(checkpoint, fingerprint={"config": config.model_dump(), "seed": runtime.seed, "label": label})
     state = keeper.resume(model, optimiser)
+    wait_for_all()
     step_of = torch.compile(model.loss) if runtime.compile else model.loss
     started = time.monotonic()
     with Progress(f"{label}: training", config.epochs * len(batches), "batches") as progress:
@@ -165,6 +166,17 @@ def fit(
     }
     keeper.clear()
     return Trained(history, facts)
+
+
+def optimiser_of(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """What trains the parameters that are not frozen; fused: one pass over each parameter a step, not ten."""
+    return torch.optim.AdamW(
+        (p for p in model.parameters() if p.requires_grad),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
 
 
 def validation_recall(model: SequentialModel, data: SequenceData) -> float:
@@ -205,7 +217,7 @@ def _train_epoch(
     assert callable(step_of)
     model.train()
     optimiser.zero_grad(set_to_none=True)
-    torch.manual_seed(runtime.seed * 100_003 + epoch)
+    draws = seed_epoch(runtime.seed * 100_003 + epoch)
     generator = np.random.default_rng([runtime.seed, epoch])
     totals: dict[str, float] = {}
     started, count = time.monotonic(), 0
@@ -216,13 +228,14 @@ def _train_epoch(
         with torch.autocast(
             torch.device(runtime.device).type, dtype=torch.bfloat16, enabled=runtime.precision == "bf16"
         ):
-            loss, parts = step_of(batch.to(runtime.device), step)
-        if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch + 1}: lower learning_rate")
+            loss, parts = step_of(own_part(batch.to(runtime.device), draws), step)
+        figures = sum_figures({"loss": loss.item(), **parts})
+        if not math.isfinite(figures["loss"]):
+            raise FloatingPointError(f"the loss is {figures['loss']} in epoch {epoch + 1}: lower learning_rate")
         (loss / config.accumulate).backward()
         if (index + 1) % config.accumulate == 0:
             _take_step(model, optimiser)
-        for name, value in {"loss": loss.item(), **parts}.items():
+        for name, value in figures.items():
             totals[name] = totals.get(name, 0.0) + value
         count += 1
         progress.update(1, f"epoch {epoch + 1}, loss {totals['loss'] / count:.3f}")
@@ -233,6 +246,7 @@ def _train_epoch(
 
 
 def _take_step(model: SequentialModel, optimiser: torch.optim.Optimizer) -> None:
+    sum_gradients(model)
     nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)

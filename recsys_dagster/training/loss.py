@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from recsys_dagster.training.distributed import share_of_mean
+
 CHUNK_ELEMENTS = 1_200_000
 """Scores of one interest held at once (5 MB): they stay in the cache between the passes over them."""
 
@@ -71,7 +73,7 @@ def catalogue_cross_entropy(
         places, by_place = places.sort(stable=True)
         pairs = (places, bias.items[by_place], bias.values[by_place])
     loss: torch.Tensor = _CatalogueCrossEntropy.apply(queries, items, targets, counts, *pairs)
-    return loss
+    return share_of_mean(loss, len(queries))
 
 
 def with_item_bias(queries: torch.Tensor, items: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,7 +103,7 @@ def pairwise_loss(positive: torch.Tensor, negative: torch.Tensor, vectors: torch
         A scalar, the mean over pairs.
     """
     size = 0.5 * vectors.square().sum() / len(positive)
-    return -functional.logsigmoid(positive - negative).mean() + l2 * size
+    return share_of_mean(-functional.logsigmoid(positive - negative).mean() + l2 * size, len(positive))
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):
@@ -184,17 +186,22 @@ def _chunk(
     value and room for the gradient of each biased pair; `room` holds the scores of one query.
     """
     room = room[: len(q)]
-    if q.shape[1] == 1:
-        scores = [torch.mm(q[:, 0], v.T, out=room)]
-        best, wins = room, None
-    else:
-        sizes = (counts[:, None] > torch.arange(q.shape[1], device=q.device)).sum(0).tolist()
-        scores = [q[:size, k] @ v.T for k, size in enumerate(sizes) if size]  # [size_k, N] each
-        best = room.copy_(scores[0])
-        for values in scores[1:]:
+    sizes = [len(q)]
+    if q.shape[1] > 1:
+        sizes = [n for n in (counts[:, None] > torch.arange(q.shape[1], device=q.device)).sum(0).tolist() if n]
+    several = len(sizes) > 1
+    if several:  # one matrix: the rows of the first interest, then those of the second, ...
+        stacked = torch.cat([q[:size, k] for k, size in enumerate(sizes)])
+        scores = stacked @ v.T
+        best = room.copy_(scores[: len(q)])
+        for values in scores.split(sizes)[1:]:
             head = best[: len(values)]
             torch.maximum(head, values, out=head)
-        wins = [values == best[: len(values)] for values in scores] if len(scores) > 1 else None
+        for values in scores.split(sizes):
+            values.eq_(best[: len(values)])  # 1 where the interest is the best; products with booleans would be slow
+    else:
+        stacked = q[:, 0]
+        best = scores = torch.mm(stacked, v.T, out=room)
     logits = best.float()
     if bias is not None:
         logits[bias[0], bias[1]] += bias[2]
@@ -212,10 +219,12 @@ def _chunk(
     if bias is not None and bias[3] is not None:
         bias[3].copy_(weights[bias[0], bias[1]] * inverse[bias[0], 0] - (bias[1] == targets[bias[0]]).float())
     weights[rows, targets] -= norm
-    weights = weights.to(v.dtype)
-    for k, values in enumerate(scores):
-        # only the interest that won an item learns from it
-        share = weights if wins is None else torch.mul(weights[: len(values)], wins[k], out=values)
-        grad_q[: len(values), k] = (share @ v).float().mul_(inverse[: len(values)])
-        grad_v += share.T @ (q[: len(values), k].float() * inverse[: len(values)]).to(v.dtype)
+    share = weights.to(v.dtype)
+    if several:  # only the interest that won an item learns from it
+        for values in scores.split(sizes):
+            values.mul_(share[: len(values)])
+        share, inverse = scores, torch.cat([inverse[:size] for size in sizes])
+    for k, part in enumerate((share @ v).float().mul_(inverse).split(sizes)):
+        grad_q[: len(part), k] = part
+    grad_v += share.T @ (stacked.float() * inverse).to(v.dtype)
     return loss

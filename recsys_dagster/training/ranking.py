@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.progress import Progress
+from recsys_dagster.training.distributed import gathered, own_of, size
 
 BLOCK_BATCHES = 8
 """Batches in a block of users: batches are made within blocks, so that nobody's batch depends on users far away."""
@@ -61,7 +62,8 @@ def target_ranks(
 ) -> tuple[Ranks, Ranks | None]:
     """Rank every target among the whole catalogue, and among the stored negatives, in one pass of scoring.
 
-    Memory is bounded by `batch_size` times the catalogue.
+    Memory is bounded by `batch_size` times the catalogue. Where several processes train together each ranks a part of
+    the batches, the very ones that one process makes, and all get the ranks of all users.
 
     Args:
         scorer: the model.
@@ -86,7 +88,7 @@ def target_ranks(
     full: list[NDArray[np.float64]] = []
     sampled: list[NDArray[np.float64]] = []
     with Progress(label, len(users), "users") as progress:
-        for places in _batches(users, histories, batch_size):
+        for places in own_of(list(_batches(users, histories, batch_size))):
             batch = users[places]
             scores = _finite_scores(scorer, batch, histories)
             row, item = entries_of(targets, batch)
@@ -97,7 +99,11 @@ def target_ranks(
             if negatives is not None:
                 sampled.append(_among(scores, own, rows, batch, targets, negatives[batch - first_user]))
             full.append(catalogue_ranks(scores, rows, items, histories if mask_seen else None, batch))
-            progress.update(len(batch))
+            progress.update(len(batch) * size())
+    owners, found, full, sampled = (
+        [part for parts in everyone for part in parts]
+        for everyone in zip(*gathered((owners, found, full, sampled)), strict=True)
+    )
     owner = np.concatenate(owners) if owners else np.empty(0, np.int64)
     order = np.argsort(owner, kind="stable")
 

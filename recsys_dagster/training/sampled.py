@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from recsys_dagster.training.distributed import batch_mean
 from recsys_dagster.training.loss import ScoreBias
 
 
@@ -23,7 +24,7 @@ class Negatives:
     log_weights: torch.Tensor
 
 
-def draw_negatives(n_items: int, n: int, targets: torch.Tensor) -> Negatives:
+def draw_negatives(n_items: int, n: int, targets: torch.Tensor, generator: torch.Generator | None = None) -> Negatives:
     """Draw n items, half uniformly from the catalogue and half from the batch's own targets.
 
     Uniform draws keep rare items in their place, targets are drawn as often as they are popular: the distribution is
@@ -33,10 +34,11 @@ def draw_negatives(n_items: int, n: int, targets: torch.Tensor) -> Negatives:
         n_items: size N of the catalogue.
         n: number of draws, at least 2.
         targets: int64 [positions], at least one.
+        generator: where draws come from; None: torch's own random state.
     """
     device = targets.device
-    uniform = torch.randint(n_items, (n - n // 2,), device=device)
-    own = targets[torch.randint(len(targets), (n // 2,), device=device)]
+    uniform = torch.randint(n_items, (n - n // 2,), device=device, generator=generator)
+    own = targets[torch.randint(len(targets), (n // 2,), device=device, generator=generator)]
     items, drawn = torch.unique(torch.cat([uniform, own]), return_counts=True)
     share = torch.bincount(targets, minlength=n_items)[items].float() / len(targets)
     expected = (n - n // 2) / n_items + (n // 2) * share
@@ -72,7 +74,7 @@ def sampled_cross_entropy(
         scores = scores.index_put((bias.positions[drawn], slot[drawn]), bias.values[drawn], accumulate=True)
     slot, hit = _slots(sample, targets)
     scores = scores.index_put((rows[hit], slot[hit]), torch.full((), -torch.inf, device=scores.device))
-    return (torch.logaddexp(own, scores.logsumexp(1)) - own).mean()
+    return batch_mean(torch.logaddexp(own, scores.logsumexp(1)) - own)
 
 
 def _slots(sample: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

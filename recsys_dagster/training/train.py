@@ -10,6 +10,7 @@ import torch
 from recsys_dagster.training.artifact import save_model
 from recsys_dagster.training.config import TrainingConfig
 from recsys_dagster.training.data import SequenceData
+from recsys_dagster.training.distributed import rank
 from recsys_dagster.training.loop import SequentialModel, fit
 from recsys_dagster.training.runtime import Runtime
 
@@ -45,12 +46,13 @@ def train_and_save(
     model = build(config, **shape)
     trained = fit(model, data, config, runtime, label=name, checkpoint=checkpoint)
     finished = {} if finish is None else finish(model)
-    save_model(
-        output,
-        name=name,
-        config=config.model_dump(),
-        shape=dict(shape),
-        state=model.learned_state(),
-        history=trained.history,
-    )
+    if rank() == 0:
+        save_model(
+            output,
+            name=name,
+            config=config.model_dump(),
+            shape=dict(shape),
+            state=model.learned_state(),
+            history=trained.history,
+        )
     return {**trained.facts, **finished}

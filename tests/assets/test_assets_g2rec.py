@@ -52,12 +52,19 @@ class Home:
         path.parent.mkdir(parents=True, exist_ok=True)
         table.to_parquet(path)
 
-    def night(self, graph: pd.DataFrame, **config: object) -> dg.ExecuteInProcessResult:
+    def night(
+        self, graph: pd.DataFrame, *, resources: dict[str, object] | None = None, **config: object
+    ) -> dg.ExecuteInProcessResult:
         self.write("coengagement_graph", graph)
         ops = {"interests": {"config": {"gammas": [1.0], "rho": 3, **config}}}
-        return self.run(interests, ops)
+        return self.run(interests, ops, resources)
 
-    def run(self, asset: dg.AssetsDefinition, ops: dict[str, object] | None = None) -> dg.ExecuteInProcessResult:
+    def run(
+        self,
+        asset: dg.AssetsDefinition,
+        ops: dict[str, object] | None = None,
+        resources: dict[str, object] | None = None,
+    ) -> dg.ExecuteInProcessResult:
         inputs = [dg.AssetSpec(key, partitions_def=datasets) for key in INPUTS if dg.AssetKey(key) not in asset.keys]
         return dg.materialize(
             [*inputs, asset],
@@ -65,7 +72,7 @@ class Home:
             partition_key="sample",
             instance=self.instance,
             resources=default_resources(self.store),
-            run_config={"ops": ops or {}},
+            run_config={"ops": ops or {}, "resources": resources or {}},
             raise_on_error=False,
         )
 

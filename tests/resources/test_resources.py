@@ -32,7 +32,8 @@ def die(value: int) -> None:
 
 def test_cpu_needs_no_torch_and_passes_settings_on():
     runtime = GpuResource(device="cpu", precision="bf16", seed=7, deterministic=False, compile=True).runtime()
-    assert runtime == {"device": "cpu", "precision": "bf16", "compile": True, "seed": 7, "deterministic": False}
+    settings = {"precision": "bf16", "compile": True, "seed": 7, "deterministic": False}
+    assert runtime == {"device": "cpu", "devices": 1, **settings}
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", ""])
@@ -47,6 +48,16 @@ def test_absent_device_is_an_error_not_a_silent_cpu():
     with pytest.raises(ValueError, match=f"gpu.device is '{absent}'.*set it to auto or cpu"):
         GpuResource(device=absent).resolve()
     assert GpuResource(device="auto").resolve() == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_several_devices_are_of_one_kind_there_and_not_compiled():
+    assert GpuResource(device="cpu", devices=3).runtime()["devices"] == 3
+    with pytest.raises(ValueError, match=r"devices is 2 and gpu.device 'mps'; set gpu.device to cuda or cpu"):
+        GpuResource(device="mps", devices=2)._require_devices("mps")
+    with pytest.raises(ValueError, match=r"gpu.devices is 2 and gpu.compile true; set one of them back"):
+        GpuResource(device="cpu", devices=2, compile=True).runtime()
+    with pytest.raises(ValueError, match=r"gpu.devices is 99, but torch sees \d+ CUDA devices here"):
+        GpuResource(device="cuda", devices=99)._require_devices("cuda")
 
 
 def test_usage_reports_device_and_memory():

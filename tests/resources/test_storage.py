@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import dagster as dg
@@ -7,8 +6,11 @@ import pandas as pd
 import pytest
 from upath import UPath
 
+from resources import io_managers as managers
 from resources import storage
-from resources.storage import AssetStore, StoreIOManager, io_managers, local_directory, write_atomically
+from resources.files import write_atomically
+from resources.io_managers import StoreIOManager, io_managers
+from resources.storage import AssetStore, local_directory
 from resources.stored_table import StoredTable
 
 PARTS = dg.StaticPartitionsDefinition(["a", "b"])
@@ -137,26 +139,25 @@ def test_directory_whose_switch_fails_stays_at_the_old_version(tmp_path, monkeyp
     round_trip(store, "directory", source)
     source = store.staging("thing", "a")
     (source / "f").write_text("new")
-    monkeypatch.setattr(storage, "write_atomically", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+    monkeypatch.setattr(managers, "write_atomically", lambda *_: (_ for _ in ()).throw(OSError("killed")))
     with pytest.raises(OSError, match="killed"):
         round_trip(store, "directory", source)
     assert (local_directory(store.path("thing", "a", "")) / "f").read_text() == "old"
 
 
-def test_abandoned_parts_are_removed_after_a_day(tmp_path, monkeypatch):
+def test_what_a_killed_run_left_unfinished_is_removed_by_the_next(tmp_path, monkeypatch):
     monkeypatch.setenv("RECSYS_HOME", str(tmp_path))
-    old, fresh = tmp_path / ".t.txt.aaaa.part", tmp_path / ".t.txt.bbbb.part"
-    for path in (old, fresh):
+    left, other = tmp_path / ".t.txt.aaaa.part", tmp_path / ".other.txt.bbbb.part"
+    for path in (left, other):
         path.write_text("x")
-    os.utime(old, (1, 1))
     write_atomically(UPath(tmp_path / "t.txt"), lambda local: local.write_text("y"))
-    assert not old.exists()
-    assert fresh.exists()
-    stale = AssetStore().staging("m", "a")
-    os.utime(stale, (1, 1))
+    assert not left.exists()
+    assert other.exists()
+    dead, living = AssetStore().staging("m", "a"), AssetStore().staging("m", "b")
     again = AssetStore().staging("m", "a")
     assert again.is_dir()
-    assert not stale.exists()
+    assert living.is_dir()
+    assert not dead.exists()
 
 
 def test_default_root_follows_the_environment(tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ def clustered(past, tmp_path):
     (tmp_path / "log.txt").write_text("1 2 3\n2 3 4\n")
     spec = spec_of(tmp_path, past.name)
     make(past, "raw_interactions", current_fingerprint(spec, None))
-    for asset in ("interactions", "coengagement_graph", "soft_memberships"):
+    for asset in (*DATA[1:-1], *RECLUSTER[:-1]):
         make(past, asset)
     return spec
 
@@ -79,9 +79,10 @@ def test_a_vanished_source_is_not_skipped_so_that_the_alarm_goes_off(past, clust
 
 
 def test_data_that_was_read_since_the_last_clustering_is_clustered(past, clustered):
-    make(past, "interactions", "v1")  # made again, the same
-    assert plan_night(past.instance, clustered, None).assets == ()
-    make(past, "interactions", "v2")
+    for version in ("v1", "v2"):  # made again the same, then others
+        assert plan_night(past.instance, clustered, None).assets == ()
+        for asset in ("interactions", "users", "items"):
+            make(past, asset, version)
     night = plan_night(past.instance, clustered, None)
     assert night.reason == "interactions changed"
     assert list(night.assets) == ["coengagement_graph", "soft_memberships", "prototypes"]
@@ -109,9 +110,26 @@ def test_what_is_under_way_is_not_asked_for_twice(past, clustered, tmp_path):
     assert plan_night(past.instance, clustered, None).reason == "source changed"
 
 
-def test_data_half_read_is_read_again(past, clustered):
-    make(past, "raw_interactions", current_fingerprint(clustered, None))
-    assert plan_night(past.instance, clustered, None).reason == "interactions are older than the source that was read"
+def test_a_night_that_died_anywhere_is_ended(past, clustered):
+    """Killed after any table of the data step, and of the clustering, with tokens and without."""
+    version = current_fingerprint(clustered, None)
+
+    def made_up_to(tables, last) -> str:
+        for asset in tables[: tables.index(last) + 1]:
+            make(past, asset, version if asset.startswith("raw") else "v1")
+        return plan_night(past.instance, clustered, None).reason
+
+    data, clustering = DATA[:-1], RECLUSTER[:-1]
+    for last in data[:-1]:
+        assert made_up_to(data, last) == "interactions are older than the source that was read"
+    assert made_up_to(data, data[-1]) == "the source did not change"
+    for last in clustering[:-1]:
+        assert made_up_to(clustering, last) == "the last night did not end"
+    assert plan_night(past.instance, clustered, None).assets == clustering
+    make(past, "sasrec_model")
+    make(past, "item_embeddings")
+    assert made_up_to(RECLUSTER, "interest_tokens") == "the source did not change"
+    assert made_up_to(RECLUSTER, "prototypes") == "the last night did not end"
 
 
 def test_drift_is_summed_since_the_last_training(past):

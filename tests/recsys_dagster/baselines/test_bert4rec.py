@@ -65,7 +65,7 @@ def test_a_state_sees_both_sides():
 def test_the_loss_is_that_of_the_gaps_and_a_hidden_item_is_not_seen(batch, monkeypatch):
     model = build()
     hidden = torch.tensor([[False, True, False, False, True], [False, True, False, False, False]])
-    monkeypatch.setattr(model, "draw_gaps", lambda lengths, width: hidden)
+    monkeypatch.setattr(model, "draw_gaps", lambda *_: hidden)
     whole = torch.tensor([[3, 1, 4, 1, 5], [6, 5, 2, 0, 0]])
     with_gaps = torch.where(hidden, N_ITEMS, whole)
     logits = model(with_gaps, torch.tensor([5, 3])) @ model.items.weight[:N_ITEMS].T + model.bias
@@ -80,7 +80,7 @@ def test_the_loss_is_that_of_the_gaps_and_a_hidden_item_is_not_seen(batch, monke
 def test_each_copy_of_a_sequence_has_gaps_of_its_own(batch, monkeypatch):
     model, drawn = build(copies=3), []
     real = model.draw_gaps
-    monkeypatch.setattr(model, "draw_gaps", lambda lengths, width: drawn.append(real(lengths, width)) or drawn[-1])
+    monkeypatch.setattr(model, "draw_gaps", lambda *given: drawn.append(real(*given)) or drawn[-1])
     torch.manual_seed(1)
     several = model.loss(batch, 0)[0]
     assert drawn[0].shape == (6, 5)

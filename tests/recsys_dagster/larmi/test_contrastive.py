@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
+from recsys_dagster.larmi import contrastive
 from recsys_dagster.larmi.contrastive import contrastive_loss, synthesized_users
 
 
@@ -31,12 +32,16 @@ def slow_loss(embeddings, clusters_by_user, tau):
     return np.mean(per_user)
 
 
-def test_loss_equals_the_loops_also_where_items_stand_in_several_clusters():
+@pytest.mark.parametrize(("pairs", "groups"), [(10**6, 1), (75, 2), (1, 3)])
+def test_loss_equals_the_loops_however_users_are_grouped(monkeypatch, pairs, groups):
+    """Of users with 6, 6 and 2 items, the first in several clusters: padding and groups change nothing."""
+    monkeypatch.setattr(contrastive, "GROUP_PAIRS", pairs)
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(12, 5))
     clusters = [[[0, 1, 2], [2, 3, 4], [5]], [[6, 7], [8, 9, 10, 11]], [[1, 2]]]
     rows = [(u, f, i) for u, user in enumerate(clusters) for f, items in enumerate(user) for i in items]
     users = synthesized_users(table(rows))
+    assert len(users) == groups
     got = contrastive_loss(torch.tensor(embeddings), users, 0.1)
     assert got.item() == pytest.approx(slow_loss(embeddings, clusters, 0.1), rel=1e-6)
 

@@ -60,7 +60,7 @@ def slow_interests(model, items, clusters):
     w, b = model.attention.weight.detach().double().numpy()[0], model.attention.bias.item()
     w1 = model.alignment.weight.detach().double().numpy()
     big_w = model.capsule_map.weight.detach().double().numpy()
-    k_all = min(model.config.interests, len(items))
+    k_all = min(model.config.interests, len(items), len(clusters))
     h = []
     for members in clusters:
         weights = np.array([np.exp(w @ v[j] + b - RECENCY[0] * (len(items) - 1 - j)) for j in members])
@@ -146,7 +146,9 @@ def test_every_prefix_in_training_is_what_scoring_that_prefix_gives(toy_data):
         prefix = SequenceBatch(whole.users, whole.items[:, : t + 1], torch.tensor([t + 1]))
         alone, alone_valid = model.user_interests(prefix)
         assert torch.equal(valid[:, t], alone_valid)
-        assert int(alone_valid.sum()) == min(SMALL.interests, t + 1)
+        seen = whole.items[0, : t + 1].tolist()
+        clusters = {item % 2 for item in seen} | ({0, 1} if 0 in seen else set())
+        assert int(alone_valid.sum()) == min(SMALL.interests, t + 1, len(clusters))
         torch.testing.assert_close(interests[:, t], alone, rtol=1e-4, atol=1e-5)
 
 

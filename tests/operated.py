@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common import NO_COMPUTE_LOGS
 from resources.instance import SETTINGS, WORKSPACE
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 N_ITEMS = 60
 GROUPS = [list(range(first, first + 10)) for first in range(0, N_ITEMS, 10)]
 """Items that are bought together."""
@@ -51,7 +52,7 @@ class World:
         dagster.mkdir(parents=True)
         limits = "tag_concurrency_limits:\n"
         hold = f"      - {{key: dagster/schedule_name, value: {held}, limit: 0}}\n" if held else ""
-        (dagster / "dagster.yaml").write_text(SETTINGS.replace(limits, limits + hold))
+        (dagster / "dagster.yaml").write_text(SETTINGS.replace(limits, limits + hold) + NO_COMPUTE_LOGS)
         (dagster / "workspace.yaml").write_text(WORKSPACE)
         self.env = {
             **os.environ, "RECSYS_HOME": str(self.home), "DAGSTER_HOME": str(dagster),
