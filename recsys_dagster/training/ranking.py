@@ -88,8 +88,9 @@ def target_ranks(
     full: list[NDArray[np.float64]] = []
     sampled: list[NDArray[np.float64]] = []
     with Progress(label, len(users), "users") as progress:
-        for places in own_of(list(_batches(users, histories, batch_size))):
-            batch = users[places]
+        batches = list(_batches(users, histories, batch_size))
+        for index in own_of(range(len(batches))):
+            batch = users[batches[index]]
             scores = _finite_scores(scorer, batch, histories)
             row, item = entries_of(targets, batch)
             owners.append(batch[row])
