@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(INSTALLED_DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,peft]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,peft,ray]'
 	@touch $@ $(INSTALLED)
 
 demo: $(INSTALLED)

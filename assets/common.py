@@ -1,6 +1,7 @@
 """What every asset shares: its decorator settings, the train split, and metadata in one form."""
 
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 
 from assets.partitions import datasets
 from recsys_dagster.data.registry import get_dataset
+from resources.stored_table import StoredTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,13 +70,24 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def data_fingerprint(*frames: "pd.DataFrame") -> str:
-    """Twelve hexadecimal digits that change when any number or text in the tables does (not columns of lists)."""
+def data_fingerprint(*frames: "pd.DataFrame | StoredTable") -> str:
+    """Twelve hexadecimal digits that change when any number or text in the tables does (not columns of lists).
+
+    A stored table of numbers, read in pieces, has the digits of its DataFrame.
+    """
     import numpy as np
     import pandas as pd
 
     digest = hashlib.sha256()
     for frame in frames:
+        if isinstance(frame, StoredTable):
+            for name in frame.columns():
+                pieces = frame.values(name)
+                first = next(pieces)
+                digest.update(f"{name}{first.dtype}{(len(frame),)}".encode())
+                for piece in itertools.chain([first], pieces):
+                    digest.update(np.ascontiguousarray(piece).tobytes())
+            continue
         for name in frame.columns:
             texts = isinstance(frame[name].dtype, pd.StringDtype)
             values = pd.util.hash_array(frame[name].to_numpy()) if texts else frame[name].to_numpy()

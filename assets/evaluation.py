@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator
 
@@ -22,13 +23,16 @@ from assets.common import (
 )
 from assets.exhaustion import exhaustion_told
 from assets.models import require_current, trained_models, trained_on
+from assets.spread import in_pieces, spread
 from assets.tables import conform, definition_metadata
 from recsys_dagster.data.registry import get_dataset
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.models import CORE_MODELS, MODEL_NAMES
 from recsys_dagster.training.launch import data_parallel
+from resources.compute import ComputeResource
 from resources.gpu import GpuResource
 from resources.storage import AssetStore
+from resources.stored_table import StoredTable
 
 if TYPE_CHECKING:
     from recsys_dagster.evaluation.protocol import Evaluation
@@ -64,7 +68,7 @@ class MetricsConfig(dg.Config):
 
 
 def comparison_models(
-    store: AssetStore, partition: str, interactions: pd.DataFrame
+    store: AssetStore, partition: str, interactions: StoredTable
 ) -> tuple[dict[str, Path], list[str]]:
     """The stored models of the group `comparisons`, and the names of those that were trained on other interactions.
 
@@ -108,6 +112,7 @@ def _output(table: str, description: str) -> dg.AssetOut:
     **{**MULTI, "op_tags": ON_A_GPU},
     pool="gpu",
     deps=COMPARISONS,
+    ins=in_pieces("interactions", "users", "items", "negatives"),
     outs={
         "metrics": _output(
             "metrics",
@@ -123,41 +128,56 @@ def evaluated_models(
     context: dg.AssetExecutionContext,
     config: MetricsConfig,
     store: AssetStore,
+    compute: ComputeResource,
     gpu: GpuResource,
-    interactions: pd.DataFrame,
-    users: pd.DataFrame,
-    items: pd.DataFrame,
-    negatives: pd.DataFrame,
+    interactions: StoredTable,
+    users: StoredTable,
+    items: StoredTable,
+    negatives: StoredTable,
     popularity_model: Path,
     sasrec_model: Path,
     larmi_model: Path,
     g2rec_model: Path,
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    """Rank the test targets with every model, one model in memory at a time."""
+    """Rank the test targets with every model, one model in a process's memory at a time."""
     from recsys_dagster.evaluation.plots import metric_bars
     from recsys_dagster.evaluation.protocol import deciding_k
+    from recsys_dagster.evaluation.ranges import UserData, evaluate_models
+    from recsys_dagster.models import StoredModel
 
     watch = Stopwatch()
     dataset = context.partition_key
-    protocol, runtime = get_dataset(dataset).protocol, runtime_of(gpu)
-    data = sequence_data(dataset, interactions, users, items)
+    spec, runtime = get_dataset(dataset), runtime_of(gpu)
+    protocol = spec.protocol
     core = dict(zip(CORE_MODELS, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
     require_current(core, interactions, dataset)
     compared, stale = comparison_models(store, dataset, interactions)
     for name in stale:
         context.log.warning(f"{name}_model was trained on other interactions and is left out: run the job compare.")
     directories = core | compared
-    tables, per_user = [], []
-    runs = [(name, path) for name, directory in directories.items() for path in trained_models(directory)]
-    for name, directory in runs:
-        with exhaustion_told(context, config):
-            result = evaluate_stored(
-                directory, data, negatives, runtime=runtime, dataset=dataset, model=name, protocol=protocol,
-                seed=int(trained_on(directory).get("seed", 0)), ks=config.ks, batch_size=config.batch_size,
-            )  # fmt: skip
-        tables.append(result.metrics)
-        per_user.append(result.per_user)
-    table = conform(pd.concat(tables, ignore_index=True), "metrics")
+    runs = []
+    for name, directory in directories.items():
+        names = {"dataset": dataset, "model": name, "protocol": protocol}
+        for path in trained_models(directory):
+            seed = int(trained_on(path).get("seed", 0))
+            runs.append((StoredModel.at(path, runtime.device), {**names, "seed": seed}))
+    settings: dict[str, Any] = {"ks": config.ks, "batch_size": config.batch_size}
+    with exhaustion_told(context, config), spread(compute, store, "user_metrics", dataset) as work:
+        if work.here and runtime.devices > 1:
+            data = sequence_data(dataset, interactions.read(), users.read(), items.read())
+            drawn = negatives.read()
+            found = [
+                evaluate_stored(model.directory, data, drawn, runtime=runtime, **names, **settings)
+                for model, names in runs
+            ]
+            metrics = pd.concat([result.metrics for result in found], ignore_index=True)
+            parts: list[Any] = [result.per_user for result in found]
+        else:
+            ranges = UserData.of(interactions, len(users), len(items), spec.max_length, work.engine)
+            metrics, parts = evaluate_models(
+                runs, ranges, negatives, engine=work.engine, output=work.output, **settings
+            )
+    table = conform(metrics, "metrics")
     k = deciding_k(protocol)
     full = table[table["candidates"] == "full"]
     shown = full[(full["k"] == k) & full["metric"].isin(["NDCG", "HR", "Recall"])]
@@ -174,8 +194,8 @@ def evaluated_models(
         ),
     }
     yield materialized(table, metadata, watch, config, asset="metrics")
-    users_table = conform(pd.concat(per_user, ignore_index=True), "user_metrics")
-    yield materialized(users_table, {"users": users_table["user_id"].nunique()}, watch, config, asset="user_metrics")
+    ranked = {"users": int(table["n_users"].max())}
+    yield materialized(work.joined(parts), ranked, watch, config, asset="user_metrics")
 
 
 @dg.asset(**COMMON, group_name="evaluation", kinds={"json", "markdown"}, code_version="2", io_manager_key="json_io")
@@ -197,14 +217,16 @@ def leaderboard(metrics: pd.DataFrame, user_metrics: pd.DataFrame) -> dg.Materia
     pool="gpu",
     metadata=definition_metadata("recommendations"),
     deps=COMPARISONS,
+    ins=in_pieces("interactions", "users"),
 )
 def recommendations(
     context: dg.AssetExecutionContext,
     config: RecommendationsConfig,
     store: AssetStore,
+    compute: ComputeResource,
     gpu: GpuResource,
-    interactions: pd.DataFrame,
-    users: pd.DataFrame,
+    interactions: StoredTable,
+    users: StoredTable,
     items: pd.DataFrame,
     popularity_model: Path,
     sasrec_model: Path,
@@ -216,42 +238,40 @@ def recommendations(
     LARMI's score of an item is the largest over the user's interests (hard readout).
     """
     from recsys_dagster.evaluation.plots import histogram
-    from recsys_dagster.evaluation.recommend import recommendations as best_of
-    from recsys_dagster.models import load_model
+    from recsys_dagster.evaluation.ranges import UserData, recommend_all
+    from recsys_dagster.models import StoredModel
 
     watch = Stopwatch()
-    data, device = sequence_data(context.partition_key, interactions, users, items), gpu.runtime()["device"]
+    dataset, device = context.partition_key, gpu.runtime()["device"]
     directories = dict(zip(CORE_MODELS, (popularity_model, sasrec_model, larmi_model, g2rec_model), strict=True))
-    require_current(directories, interactions, context.partition_key)
+    require_current(directories, interactions, dataset)
     if not set(config.models) <= set(directories):
-        directories |= comparison_models(store, context.partition_key, interactions)[0]
+        directories |= comparison_models(store, dataset, interactions)[0]
     if absent := [name for name in config.models if name not in directories]:
         raise RecsysError(
-            f"models: {', '.join(absent)} of {context.partition_key} are absent, or trained on other interactions.",
-            mend=f"run the job compare for {context.partition_key} first, or leave them out of models.",
+            f"models: {', '.join(absent)} of {dataset} are absent, or trained on other interactions.",
+            mend=f"run the job compare for {dataset} first, or leave them out of models.",
         )
-    with exhaustion_told(context, config):
-        tables = [
-            best_of(load_model(directories[name], device), data, model=name, n=config.n) for name in config.models
-        ]
-    table = conform(pd.concat(tables, ignore_index=True), "recommendations")
-    coverage = {
-        f"{name}_catalogue_share": part["item_id"].nunique() / len(items) for name, part in table.groupby("model")
-    }
-    shown = table.groupby(["model", "item_id"]).size().to_numpy()
+    models = [(name, StoredModel.at(directories[name], device)) for name in config.models]
+    with exhaustion_told(context, config), spread(compute, store, "recommendations", dataset) as work:
+        length = get_dataset(dataset).max_length
+        data = UserData.of(interactions, len(users), len(items), length, work.engine)
+        found = recommend_all(models, data, n=config.n, engine=work.engine, output=work.output)
+    coverage = {f"{name}_catalogue_share": float((own.shown > 0).mean()) for name, own in found.items()}
+    shown = np.concatenate([own.shown[own.shown > 0] for own in found.values()])
     told = {
         **gpu.usage(device),
         **coverage,
         "exposure": picture(histogram, shown, "How often an item is recommended by a model", "users", log=True),
-        "example": _example(table, users, items),
+        "example": _example(pd.concat([own.example for own in found.values()]), users, items),
     }
-    return materialized(table, told, watch, config)
+    return materialized(work.joined([part for own in found.values() for part in own.parts]), told, watch, config)
 
 
-def _example(table: pd.DataFrame, users: pd.DataFrame, items: pd.DataFrame) -> dg.MarkdownMetadataValue:
+def _example(table: pd.DataFrame, users: StoredTable, items: pd.DataFrame) -> dg.MarkdownMetadataValue:
     """The first five recommendations of the first user, by title, as a markdown table."""
     user = int(table["user_id"].iloc[0])
-    key = users.loc[users["user_id"] == user, "source_key"].iloc[0]
+    key = users.users(user, user + 1, ["source_key"])["source_key"].iloc[0]
     names = items["title"].where(items["title"] != "", items["source_key"]).tolist()
     first = table[(table["user_id"] == user) & (table["rank"] <= 5)].to_dict("records")
     rows = [

@@ -13,11 +13,13 @@ from pydantic import Field
 from assets.common import COMMON, MULTI, ON_A_LARGE_NODE, OWNERS, Stopwatch, materialized, picture, plain
 from assets.cugraph import elsewhere
 from assets.partitions import datasets
+from assets.spread import in_pieces, spread
 from assets.tables import conform, definition_metadata
 from recsys_dagster.errors import DamagedFileError, RecsysError
 from recsys_dagster.evaluation.plots import degree_distribution, histogram, over_nights, square
 from recsys_dagster.g2rec.sampling import CoengagementConfig
 from recsys_dagster.g2rec.soft_modularity import SoftConfig
+from resources.compute import ComputeResource
 from resources.cugraph import CugraphResource
 from resources.storage import AssetStore
 from resources.stored_table import StoredTable
@@ -64,10 +66,15 @@ class MembershipsConfig(SoftConfig, dg.Config):
     kinds={*KINDS},
     code_version="2",
     metadata=definition_metadata("coengagement_graph"),
-    ins={"interactions": dg.AssetIn(input_manager_key="table_io")},
+    ins=in_pieces("interactions", "items"),
 )
 def coengagement_graph(
-    config: GraphConfig, interactions: StoredTable, items: pd.DataFrame
+    context: dg.AssetExecutionContext,
+    config: GraphConfig,
+    store: AssetStore,
+    compute: ComputeResource,
+    interactions: StoredTable,
+    items: StoredTable,
 ) -> dg.MaterializeResult[Any]:
     """Items touched by the same users (G2Rec, Eq. 1-2): `w_ij = sum_u N_u (N_u - 1) / (2 m_u) * draws of (i, j)`.
 
@@ -75,26 +82,19 @@ def coengagement_graph(
     `N (N - 1) / 2` pairs, the exact clique is taken. Train interactions only, read in pieces: the log need not fit in
     memory.
     """
-    from recsys_dagster.data.histories import TRAIN, stream_histories
-    from recsys_dagster.g2rec.coengagement import build_graph
-    from recsys_dagster.g2rec.graph import graph_statistics
+    from recsys_dagster.g2rec.graph_parts import LogGroups, graph_of_log
 
     watch = Stopwatch()
-    columns, dated, newest = ["user_id", "item_id", "split"], config.half_life_days is not None, None
-    if dated:
-        columns.append("timestamp")
-        trained = (batch.loc[batch["split"] == TRAIN, "timestamp"] for batch in interactions.batches(columns[2:]))
-        newest = max((int(times.max()) for times in trained if len(times)), default=0)
-    log = stream_histories(interactions.batches(columns), n_items=len(items), times=dated)
-    table = build_graph(log, config, seed=config.seed, newest=newest)
-    ends = np.concatenate([table["source"].to_numpy(), table["target"].to_numpy()])
-    degrees = np.bincount(ends, minlength=len(items))
+    plainly = CoengagementConfig(**config.model_dump())  # workers need not import Dagster for it
+    groups = LogGroups(interactions, interactions.n_users(), len(items), plainly)
+    with spread(compute, store, "coengagement_graph", context.partition_key) as work:
+        parts, figures = graph_of_log(groups, config.seed, work.engine, work.output)
     metadata = {
-        **graph_statistics(table, len(items)),
-        "degrees": picture(degree_distribution, degrees, "Items that share users with an item"),
-        "weights": picture(histogram, table["weight"].to_numpy(), "Weight of an edge", "weight", log=True),
+        **figures.statistics(),
+        "degrees": picture(degree_distribution, figures.neighbours, "Items that share users with an item"),
+        "weights": picture(histogram, figures.weights, "Weight of an edge", "weight", log=True),
     }
-    return materialized(conform(table, "coengagement_graph"), metadata, watch, config)
+    return materialized(work.joined(parts), metadata, watch, config)
 
 
 def _output(table: str, description: str) -> dg.AssetOut:

@@ -1,5 +1,6 @@
 """Group `larmi`: interests of users by a language model, synthesized users, and the few that represent all."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,13 +9,19 @@ import numpy as np
 import pandas as pd
 
 from assets.common import COMMON, Stopwatch, materialized, picture, train_histories
+from assets.spread import in_pieces, spread
 from assets.tables import conform, definition_metadata
 from recsys_dagster.larmi.cliques import CliqueConfig
+from recsys_dagster.larmi.llm.settings import LlmSettings
 from recsys_dagster.larmi.local_clusterer import LocalClustererConfig
 from recsys_dagster.larmi.max_cover.config import MaxCoverConfig
+from resources.compute import ComputeResource
 from resources.llm import LlmResource
+from resources.storage import AssetStore
+from resources.stored_table import StoredTable
 
 if TYPE_CHECKING:
+    from recsys_dagster.larmi.cluster_parts import AskingWorkers, ClusterFigures, LocalWorkers
     from recsys_dagster.larmi.clusters import Clusterer
     from recsys_dagster.larmi.max_cover import CoverInstance, Selection
     from recsys_dagster.training.data import SequenceData
@@ -37,8 +44,8 @@ class RepresentativesConfig(MaxCoverConfig, dg.Config):
     """The budget and the solver."""
 
 
-def clusterer_of(llm: LlmResource, config: LocalClustererConfig) -> "Clusterer":
-    """The clusterer that the resource asks for."""
+def clusterer_of(llm: LlmSettings, cache: Path, config: LocalClustererConfig) -> "Clusterer":
+    """The clusterer that the settings ask for, with its answers kept in `cache`."""
     from recsys_dagster.larmi.local_clusterer import LocalClusterer
 
     if llm.backend == "local":
@@ -47,20 +54,42 @@ def clusterer_of(llm: LlmResource, config: LocalClustererConfig) -> "Clusterer":
     from recsys_dagster.larmi.llm.openai import OpenAIClusterer
 
     kind = OpenAIBatchClusterer if llm.backend == "openai_batch" else OpenAIClusterer
-    return kind(llm, llm.cache_path(), LocalClusterer(config))
+    return kind(llm, cache, LocalClusterer(config))
 
 
-def _cluster_metadata(table: pd.DataFrame, items: pd.DataFrame) -> dict[str, Any]:
-    """Pictures of how many interests users have and how large they are, and ten users to read."""
+def clusterers_of(
+    llm: LlmResource, config: LocalClustererConfig, workers: int
+) -> "Clusterer | LocalWorkers | AskingWorkers":
+    """The same for several workers, who share the calls in flight.
+
+    What has to be kept over all calls together (rates, a spending cap, batches) is kept by one process.
+    """
+    from recsys_dagster.larmi.cluster_parts import AskingWorkers, LocalWorkers
+
+    settings = LlmSettings(**llm.model_dump(include=set(LlmSettings.model_fields)))
+    if settings.backend == "local":
+        return LocalWorkers(LocalClustererConfig(**config.model_dump()))
+    limited = settings.requests_per_minute or settings.tokens_per_minute or settings.spending_cap
+    if workers == 1 or limited or settings.backend == "openai_batch":
+        return clusterer_of(settings, llm.cache_path(), config)
+    own = settings.model_copy(update={"concurrency": max(settings.concurrency // workers, 1)})
+    return AskingWorkers(partial(clusterer_of, own, llm.cache_path(), LocalClustererConfig(**config.model_dump())))
+
+
+def _cluster_metadata(figures: "ClusterFigures", items: pd.DataFrame) -> dict[str, Any]:
+    """Counts, pictures of how many interests users have and how large they are, and ten users to read."""
     from recsys_dagster.evaluation.plots import histogram
     from recsys_dagster.larmi.examples import example_table
 
-    sizes = table.groupby(["user_id", "cluster"], sort=False).size()
-    interests = table.groupby("user_id")["cluster"].nunique()
+    interests, sizes = np.arange(len(figures.interests)), np.arange(len(figures.sizes))
     return {
-        "interests_of_users": picture(histogram, interests.to_numpy(), "Interests of a user", "interests"),
-        "cluster_sizes": picture(histogram, sizes.to_numpy(), "Items of an interest", "items", log=True),
-        "examples": dg.MetadataValue.md(example_table(table, items)),
+        **figures.statistics.as_dict(),
+        **figures.told,
+        "interests_of_users": picture(
+            histogram, interests, "Interests of a user", "interests", counts=figures.interests
+        ),
+        "cluster_sizes": picture(histogram, sizes, "Items of an interest", "items", log=True, counts=figures.sizes),
+        "examples": dg.MetadataValue.md(example_table(figures.examples, items)),
     }
 
 
@@ -71,12 +100,16 @@ def _cluster_metadata(table: pd.DataFrame, items: pd.DataFrame) -> dict[str, Any
     code_version="2",
     pool="llm",
     metadata=definition_metadata("user_clusters"),
+    ins=in_pieces("interactions", "users"),
 )
 def user_clusters(
+    context: dg.AssetExecutionContext,
     config: UserClustersConfig,
+    store: AssetStore,
+    compute: ComputeResource,
     llm: LlmResource,
-    interactions: pd.DataFrame,
-    users: pd.DataFrame,
+    interactions: StoredTable,
+    users: StoredTable,
     items: pd.DataFrame,
 ) -> dg.MaterializeResult[Any]:
     """Interests of every user by what the items mean (LARMI, Eq. 1): `C_u = LLM(prompt, titles of u's train items)`.
@@ -84,38 +117,56 @@ def user_clusters(
     An item may stand in several interests. Answers name item numbers under a JSON schema, are validated and repaired,
     and the local clusterer stands in for one that stays invalid (`source` tells which).
     """
-    from recsys_dagster.larmi.clusters import cluster_users
+    from recsys_dagster.larmi.cluster_parts import cluster_user_parts
 
     watch = Stopwatch()
-    table, facts = cluster_users(train_histories(interactions, users, items), items, clusterer_of(llm, config))
-    metadata = {**facts, **llm.describe(), **_cluster_metadata(table, items)}
-    return materialized(conform(table, "user_clusters"), metadata, watch, config)
+    with spread(compute, store, "user_clusters", context.partition_key) as work:
+        clusterers = clusterers_of(llm, config, work.engine.workers)
+        parts, figures = cluster_user_parts(interactions, len(users), items, clusterers, work.engine, work.output)
+    metadata = {**llm.describe(), **_cluster_metadata(figures, items)}
+    return materialized(work.joined(parts), metadata, watch, config)
 
 
-@dg.asset(**COMMON, group_name="larmi", kinds=KINDS, code_version="1", metadata=definition_metadata("user_cliques"))
+@dg.asset(
+    **COMMON,
+    group_name="larmi",
+    kinds=KINDS,
+    code_version="1",
+    metadata=definition_metadata("user_cliques"),
+    ins=in_pieces("interactions", "users", "items"),
+)
 def user_cliques(
-    config: CliquesConfig, interactions: pd.DataFrame, users: pd.DataFrame, items: pd.DataFrame
+    context: dg.AssetExecutionContext,
+    config: CliquesConfig,
+    store: AssetStore,
+    compute: ComputeResource,
+    interactions: StoredTable,
+    users: StoredTable,
+    items: StoredTable,
 ) -> dg.MaterializeResult[Any]:
     """Synthesized users (LARMI, Eq. 5): `I_clique(u) = union of I_v over v in N(u)`.
 
     N(u) is u and its nearest users by overlap of train items (ties: Jaccard, then id).
     """
     from recsys_dagster.evaluation.plots import histogram
-    from recsys_dagster.larmi.cliques import build_cliques, neighbour_recall
+    from recsys_dagster.larmi.clique_parts import build_clique_parts
 
     watch = Stopwatch()
-    histories = train_histories(interactions, users, items)
-    table = build_cliques(histories, config)
-    sizes, members = table["items"].map(len), table["members"].map(len)
+    n_users, n_items = len(users), len(items)
+    with spread(compute, store, "user_cliques", context.partition_key) as work:
+        plainly = CliqueConfig(**config.model_dump())  # workers need not import Dagster for it
+        parts, figures = build_clique_parts(interactions, n_users, n_items, plainly, work.engine, work.output)
+    cliques = max(int(figures.sizes.sum()), 1)
+    sizes, members = np.arange(len(figures.sizes)), np.arange(len(figures.members))
     metadata = {
-        "cliques": len(table),
-        "items_per_clique": float(sizes.mean()),
-        "members_per_clique": float(members.mean()),
-        "neighbours_certain": table.attrs["certain_share"],
-        **({} if config.max_reads is None else neighbour_recall(histories, config)),
-        "clique_sizes": picture(histogram, sizes.to_numpy(), "Items of a synthesized user", "items"),
+        "cliques": int(figures.sizes.sum()),
+        "items_per_clique": float(sizes @ figures.sizes / cliques),
+        "members_per_clique": float(members @ figures.members / cliques),
+        "neighbours_certain": figures.certain / cliques,
+        **figures.recall,
+        "clique_sizes": picture(histogram, sizes, "Items of a synthesized user", "items", counts=figures.sizes),
     }
-    return materialized(conform(table, "user_cliques"), metadata, watch, config)
+    return materialized(work.joined(parts), metadata, watch, config)
 
 
 def _cover_pictures(instance: "CoverInstance", config: MaxCoverConfig, selection: "Selection") -> dict[str, Any]:
@@ -197,12 +248,16 @@ def representative_clusters(
 ) -> dg.MaterializeResult[Any]:
     """Interests of the selected synthesized users (LARMI, Eq. 9): Eq. 1 on the items of each clique in B."""
     from recsys_dagster.larmi.cliques import clique_users
-    from recsys_dagster.larmi.clusters import cluster_users
+    from recsys_dagster.larmi.cluster_parts import ClusterFigures
+    from recsys_dagster.larmi.clusters import Catalogue, ClusterStatistics, iter_user_clusters
 
     watch = Stopwatch()
     chosen = clique_users(user_cliques, representative_users["clique_id"].to_numpy())
-    table, facts = cluster_users(chosen, items, clusterer_of(llm, config), what="synthesized users")
-    metadata = {**facts, **llm.describe(), **_cluster_metadata(table, items)}
+    clusterer, statistics = clusterer_of(llm, llm.cache_path(), config), ClusterStatistics()
+    blocks = iter_user_clusters(chosen, Catalogue.from_items(items), clusterer, statistics, "synthesized users")
+    table = pd.concat(list(blocks), ignore_index=True)
+    figures = ClusterFigures.of(table, statistics, clusterer.statistics(), table["user_id"].unique())
+    metadata = {**llm.describe(), **_cluster_metadata(figures, items)}
     return materialized(conform(table, "representative_clusters"), metadata, watch, config)
 
 

@@ -32,6 +32,7 @@ from recsys_dagster.larmi.config import LARMIConfig
 from recsys_dagster.training.config import TrainingConfig
 from resources.gpu import GpuResource
 from resources.storage import AssetStore
+from resources.stored_table import StoredTable
 
 if TYPE_CHECKING:
     from recsys_dagster.data.features import ItemFeatures
@@ -65,7 +66,7 @@ def trained_on(directory: Path) -> dict[str, Any]:
     return facts
 
 
-def require_current(directories: Mapping[str, Path], interactions: pd.DataFrame, dataset: str) -> None:
+def require_current(directories: Mapping[str, Path], interactions: pd.DataFrame | StoredTable, dataset: str) -> None:
     """Refuse models whose ids are not those of the stored tables.
 
     Args:

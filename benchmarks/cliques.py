@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.coengagement import synthetic
 from benchmarks.common import main
-from recsys_dagster.larmi.cliques import CliqueConfig, build_cliques, neighbour_recall
+from recsys_dagster.larmi.cliques import CliqueConfig, CliqueInputs, build_cliques, neighbour_recall
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     cliques = build_cliques(histories, config)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    recall = neighbour_recall(histories, config, options.sample)
+    recall = neighbour_recall(CliqueInputs.of(histories, config), config, options.sample)
     return {
         "users": len(cliques),
         "max_reads": config.max_reads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,36 @@ MODEL_NAMES = ("popularity", *MODELS)
 
 CORE_MODELS = ("popularity", "sasrec", "larmi", "g2rec")
 """The two recommenders and what each of them has to beat."""
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model directory that workers open for themselves.
+
+    Attributes:
+        directory: on a file system that all workers reach.
+        device: where the model scores.
+        threads: of torch, those of the process that asks: their number may change the last bits of a score.
+    """
+
+    directory: Path
+    device: str
+    threads: int
+
+    @classmethod
+    def at(cls, directory: Path, device: str) -> StoredModel:
+        """With as many threads as this process."""
+        import torch
+
+        return cls(directory, device, torch.get_num_threads())
+
+    def open(self) -> Scorer:
+        """Read it."""
+        import torch
+
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        return load_model(self.directory, self.device)
 
 
 def load_model(directory: Path, device: str = "cpu") -> Scorer:

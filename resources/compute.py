@@ -1,43 +1,56 @@
-"""Where work that splits into independent parts is done."""
+"""Where the stages that are maps and sums over users are worked on."""
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 from pydantic import Field, field_validator
 
-Part = TypeVar("Part")
-Result = TypeVar("Result")
+if TYPE_CHECKING:
+    from resources.processes import Processes
+    from resources.ray_cluster import RayCluster
 
 
 class ComputeResource(dg.ConfigurableResource):
-    """Runs a function over parts of the work; results keep their order, so that no engine changes a result."""
+    """One process, several, or a Ray cluster: the same functions, the same tables."""
 
-    engine: str = Field(
-        default="local", description="local: processes on this machine. ray is reserved for a later release."
+    engine: Literal["local", "ray"] = Field(
+        default="local", description="local: processes on this machine. ray: tasks on a Ray cluster (extra `ray`)."
     )
-    processes: int = Field(default=1, ge=1, description="Worker processes; 1 works in the step's own process.")
+    processes: int = Field(
+        default=1,
+        ge=1,
+        description="Worker processes; 1 works in the step's own process. With ray and no address: its cores.",
+    )
+    address: str = Field(
+        default="",
+        description="With ray: host:port of a running cluster, auto for the one on this machine; empty starts one on "
+        "this machine for the step.",
+    )
 
-    @field_validator("engine")
+    @field_validator("address")
     @classmethod
-    def _known_engine(cls, value: str) -> str:
-        if value == "ray":
-            raise ValueError("compute.engine 'ray' is not built yet; set it to 'local'")
-        if value != "local":
-            raise ValueError(f"compute.engine is {value!r}; expected 'local'")
+    def _no_client(cls, value: str) -> str:
+        if value.startswith("ray://"):
+            raise ValueError(f"compute.address is {value!r}; expected host:port: steps run on a machine of the cluster")
         return value
 
-    def map(self, function: Callable[[Part], Result], parts: Iterable[Part]) -> list[Result]:
-        """Apply a picklable function to every part.
+    @property
+    def in_process(self) -> bool:
+        """Whether the step works on its own."""
+        return self.engine == "local" and self.processes == 1
 
-        Args:
-            function: a module-level function, or a partial of one.
-            parts: the work, already split.
+    def open(self) -> "AbstractContextManager[Processes | RayCluster]":
+        """The workers, until the block ends.
+
+        Raises:
+            ImportError: `engine` is ray, and Ray is not installed.
+            ConnectionError: no cluster answers at `address`.
         """
-        if self.processes == 1:
-            return [function(part) for part in parts]
-        from concurrent.futures import ProcessPoolExecutor
-        from multiprocessing import get_context
+        if self.engine == "ray":
+            from resources.ray_cluster import RayCluster
 
-        with ProcessPoolExecutor(self.processes, mp_context=get_context("spawn")) as pool:
-            return list(pool.map(function, parts))
+            return RayCluster(self.address, self.processes)
+        from resources.processes import Processes
+
+        return Processes(self.processes)

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from resources.files import as_local, publish, read_whole, reading, stage, write_atomically, write_text
 from resources.storage import CURRENT, AssetStore, current_version, local_directory, read_parquet
-from resources.stored_table import StoredTable
+from resources.stored_table import PartedTable, StoredTable
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -86,6 +86,10 @@ class _ParquetManager(_StoreIOManager):
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: "UPath") -> None:
         import pandas as pd
 
+        if isinstance(obj, PartedTable):
+            self._publish(context, path, obj.write)
+            obj.source.remove()
+            return
         if not isinstance(obj, pd.DataFrame):
             raise TypeError(f"{context.asset_key.to_user_string()}: expected a DataFrame, found {type(obj).__name__}")
         self._publish(context, path, lambda local: obj.to_parquet(local, index=False, compression="zstd"))

@@ -116,6 +116,10 @@ class AssetStore(dg.ConfigurableResource):
         folder.mkdir(parents=True)
         return folder
 
+    def parts(self, asset: str, partition: str) -> "UPath":
+        """A new folder for the parts of a table that workers write; the IO manager joins and removes them."""
+        return self.base() / ".parts" / asset / f"{partition}-{uuid.uuid4().hex[:8]}"
+
     def checkpoint(self, asset: str, partition: str, fingerprint: str) -> Path:
         """The local folder where training of this asset, partition and configuration leaves what it needs to resume."""
         return home() / "checkpoints" / asset / f"{partition}-{fingerprint}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -81,39 +82,29 @@ class Histories:
         return np.bincount(self.items, minlength=self.n_items)
 
 
-def stream_histories(
-    tables: Iterable[pd.DataFrame], *, n_items: int, splits: Iterable[int] = (TRAIN,), times: bool = False
-) -> Iterator[Histories]:
-    """The sequences of a log that is read piece by piece, as one `Histories` a piece.
+class UserLog(Protocol):
+    """The stored table `interactions` (`resources.stored_table.StoredTable`), which workers read for themselves."""
 
-    Users are numbered from 0 within each piece, in the order of the log; a user cut by the end of a piece is held back
-    for the next one, so that every user is in one piece.
+    def __len__(self) -> int: ...
+
+    def users(self, first: int, last: int, columns: Sequence[str]) -> pd.DataFrame:
+        """The rows of users first to last - 1, sorted by user and position."""
+        ...
+
+
+def read_histories(
+    log: UserLog, first: int, last: int, *, n_items: int, splits: Iterable[int] = (TRAIN,), times: bool = False
+) -> Histories:
+    """The sequences of users first to last - 1 of a stored log, numbered from 0.
 
     Args:
-        tables: consecutive pieces of `interactions`, sorted by user and position.
+        log: `interactions`.
+        first: first user.
+        last: last user + 1.
         n_items: number of items in the dataset.
         splits: values of `split` to keep.
         times: keep the column timestamp too.
     """
-    held: pd.DataFrame | None = None
-    for table in tables:
-        table = table if held is None or held.empty else pd.concat([held, table], ignore_index=True)
-        users = table["user_id"].to_numpy()
-        if len(users) == 0:
-            continue
-        cut = int(np.searchsorted(users, users[-1]))
-        held = table.iloc[cut:]
-        if cut:
-            yield _renumbered(table.iloc[:cut], n_items, splits, times)
-    if held is not None and not held.empty:
-        yield _renumbered(held, n_items, splits, times)
-
-
-def _renumbered(table: pd.DataFrame, n_items: int, splits: Iterable[int], times: bool) -> Histories:
-    users = table["user_id"].to_numpy()
-    if (np.diff(users) < 0).any():
-        raise ValueError("interactions must be sorted by user_id and position")
-    numbers = np.concatenate([[0], np.cumsum(np.diff(users) > 0)])
-    return Histories.from_interactions(
-        table.assign(user_id=numbers), n_users=int(numbers[-1]) + 1, n_items=n_items, splits=splits, times=times
-    )
+    table = log.users(first, last, ["user_id", "item_id", "split", *(["timestamp"] if times else [])])
+    table["user_id"] -= first
+    return Histories.from_interactions(table, n_users=last - first, n_items=n_items, splits=splits, times=times)

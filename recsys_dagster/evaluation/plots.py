@@ -111,7 +111,7 @@ def degree_distribution(degrees: ArrayLike, title: str = "Degrees") -> Figure:
     return figure
 
 
-def histogram(values: ArrayLike, title: str, xlabel: str, log: bool = False) -> Figure:
+def histogram(values: ArrayLike, title: str, xlabel: str, log: bool = False, counts: ArrayLike | None = None) -> Figure:
     """A histogram of at most 40 bars; whole numbers of a small range get one bar each.
 
     Args:
@@ -119,12 +119,23 @@ def histogram(values: ArrayLike, title: str, xlabel: str, log: bool = False) -> 
         title: what is counted.
         xlabel: name and unit of the horizontal axis.
         log: a logarithmic vertical axis, for long tails.
+        counts: how often each of the values occurs; once unless given.
     """
     numbers = np.asarray(values, dtype=np.float64).ravel()
-    numbers = numbers[np.isfinite(numbers)]
+    times = np.ones(len(numbers)) if counts is None else np.asarray(counts, dtype=np.float64)
+    kept = np.isfinite(numbers) & (times > 0)
+    numbers, times = numbers[kept], times[kept]
     figure, (axis,) = _figure()
     if len(numbers):
-        axis.hist(numbers, bins=_bins(numbers), color=COLORS[0], edgecolor="white", linewidth=0.5, log=log)
+        axis.hist(
+            numbers,
+            bins=_bins(numbers, float(times.sum())),
+            weights=times,
+            color=COLORS[0],
+            edgecolor="white",
+            linewidth=0.5,
+            log=log,
+        )
     _finish(axis, title=title, xlabel=xlabel, ylabel="count")
     return figure
 
@@ -256,11 +267,11 @@ def heatmaps(panels: Mapping[str, ArrayLike], label: str, xlabel: str, ylabel: s
     return figure
 
 
-def _bins(numbers: NDArray[np.float64]) -> int | list[float]:
+def _bins(numbers: NDArray[np.float64], total: float) -> int | list[float]:
     low, high = numbers.min(), numbers.max()
     if np.array_equal(numbers, np.round(numbers)) and high - low < 40:
         return [float(edge) for edge in np.arange(low, high + 2) - 0.5]
-    return min(40, max(10, int(np.sqrt(len(numbers)))))
+    return min(40, max(10, int(np.sqrt(total))))
 
 
 def _figure(columns: int = 1) -> tuple[Figure, Sequence[Axes]]:

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.errors import RecsysError
+from recsys_dagster.g2rec.partial_sums import PartialSums, edge_table
 from recsys_dagster.g2rec.sampling import CoengagementConfig, DegreePlan, degree_plan, draws_per_unit, sample_sizes
 from recsys_dagster.parallel import parallel_rows, pieces
 from recsys_dagster.progress import Progress
@@ -84,7 +85,7 @@ class GraphBuilder:
         self._users = 0
         self._plan: DegreePlan | None = None
         self._whole: _Chunk | None = None
-        self._sums: list[sparse.csr_array] = []
+        self._sums = PartialSums()
 
     def add(self, histories: Histories) -> Iterator[int]:
         """Add the pairs of more users; yields numbers of users done.
@@ -102,13 +103,15 @@ class GraphBuilder:
         chunk = self._read(histories) if self._whole is None else self._whole
         self._whole = None  # it was looked ahead at for this group alone
         drawn, whole = chunk.of(~chunk.exact), chunk.of(chunk.exact & (chunk.lengths > 1))
-        told = 0
+        told, own = 0, PartialSums()
         for part, share in self._parts(drawn, whole):
             if part is not None:
-                self._push(part)
+                own.push(part)
             done = int(share * histories.n_users)
             yield done - told
             told = done
+        if own:
+            self._sums.push(own.total())
         self._users += histories.n_users
 
     def look_ahead(self, histories: Histories) -> None:
@@ -127,23 +130,13 @@ class GraphBuilder:
         Raises:
             RecsysError: no user has two distinct items.
         """
-        sums = self._sums
-        if not sums:
+        if not self._sums:
             raise RecsysError(
                 f"The co-engagement graph is empty: none of {self._users:,} users has two distinct items in the "
                 "train split.",
                 mend="use a log with longer histories, or lower the k-core of the dataset.",
             )
-        while len(sums) > 1:
-            sums.append(sums.pop() + sums.pop())
-        edges = sums.pop()
-        weight = edges.data.astype(np.float32)
-        source = np.repeat(np.arange(self._n_items, dtype=np.int32), np.diff(edges.indptr))
-        target = edges.indices.astype(np.int32, copy=False)
-        del edges
-        if self._config.weighting == "binary":
-            weight[:] = 1.0
-        return pd.DataFrame({"source": source, "target": target, "weight": weight}, copy=False)
+        return edge_table(self._sums.total(), 0, self._config)
 
     def _capped(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         return lengths if self._config.max_history is None else np.minimum(lengths, self._config.max_history)
@@ -267,12 +260,24 @@ class GraphBuilder:
         matrix.has_canonical_format = True
         return matrix
 
-    def _push(self, part: sparse.csr_array) -> None:
-        """Add to a stack of partial sums of falling size, so that an edge is copied O(log chunks) times."""
-        sums = self._sums
-        sums.append(part)
-        while len(sums) > 1 and sums[-1].nnz * 2 > sums[-2].nnz:
-            sums.append(sums.pop() + sums.pop())
+
+def group_sum(
+    histories: Histories, first_user: int, config: CoengagementConfig, *, seed: int, newest: int | None
+) -> sparse.csr_array | None:
+    """The sum of the pairs of one group of users, as `GraphBuilder` has it before it adds up groups; None for no pair.
+
+    Args:
+        histories: the group.
+        first_user: users before it.
+        config: as for `build_graph`.
+        seed: of the draws.
+        newest: as for `build_graph`.
+    """
+    builder = GraphBuilder(histories.n_items, config, seed=seed, newest=newest)
+    builder._users = first_user
+    for _ in builder.add(histories):
+        pass
+    return builder._sums.total() if builder._sums else None
 
 
 @dataclass(frozen=True)

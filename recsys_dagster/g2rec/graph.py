@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys_dagster.errors import RecsysError
+
+SHOWN = 100_000
+"""Weights of a part that its histogram is drawn from."""
 
 
 def adjacency(graph: pd.DataFrame, n_items: int) -> sparse.csr_array:
@@ -57,19 +63,51 @@ def adjacency(graph: pd.DataFrame, n_items: int) -> sparse.csr_array:
     return sparse.csr_array((values, columns, indptr), shape=(n_items, n_items))
 
 
-def graph_statistics(graph: pd.DataFrame, n_items: int) -> dict[str, float]:
-    """Numbers that say whether a graph is sound: edges, weight, degrees, isolated items."""
-    degree = np.zeros(n_items)
-    neighbours = np.zeros(n_items, dtype=np.int64)
-    for end in ("source", "target"):
-        ids = graph[end].to_numpy()
-        degree += np.bincount(ids, weights=graph["weight"].to_numpy(), minlength=n_items)
-        neighbours += np.bincount(ids, minlength=n_items)
-    return {
-        "edges": float(len(graph)),
-        "total_weight": float(graph["weight"].astype(np.float64).sum()),
-        "mean_degree": float(degree.mean()),
-        "max_degree": float(degree.max()),
-        "mean_neighbours": float(neighbours.mean()),
-        "isolated_items": float((neighbours == 0).sum()),
-    }
+@dataclass(frozen=True)
+class GraphFigures:
+    """Numbers and distributions that say whether a graph is sound; those of parts add up.
+
+    Attributes:
+        edges: how many.
+        degree: float64 [N], sum of the weights of an item's edges.
+        neighbours: int64 [N], how many it has.
+        weights: float32, the weights of at most `SHOWN` edges of each part, at even distances.
+    """
+
+    edges: int
+    degree: NDArray[np.float64]
+    neighbours: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+    @classmethod
+    def none(cls, n_items: int) -> GraphFigures:
+        """Of a graph without edges."""
+        return cls(0, np.zeros(n_items), np.zeros(n_items, dtype=np.int64), np.zeros(0, dtype=np.float32))
+
+    @classmethod
+    def of(cls, graph: pd.DataFrame, n_items: int) -> GraphFigures:
+        """Of a graph table or a part of it."""
+        degree, neighbours = np.zeros(n_items), np.zeros(n_items, dtype=np.int64)
+        weights = graph["weight"].to_numpy()
+        for end in ("source", "target"):
+            ids = graph[end].to_numpy()
+            degree += np.bincount(ids, weights=weights, minlength=n_items)
+            neighbours += np.bincount(ids, minlength=n_items)
+        return cls(len(graph), degree, neighbours, weights[:: len(weights) // SHOWN + 1].copy())
+
+    def __add__(self, other: GraphFigures) -> GraphFigures:
+        return GraphFigures(
+            self.edges + other.edges, self.degree + other.degree, self.neighbours + other.neighbours,
+            np.concatenate([self.weights, other.weights]),
+        )  # fmt: skip
+
+    def statistics(self) -> dict[str, float]:
+        """Edges, weight, degrees, isolated items."""
+        return {
+            "edges": float(self.edges),
+            "total_weight": float(self.degree.sum() / 2),
+            "mean_degree": float(self.degree.mean()),
+            "max_degree": float(self.degree.max()),
+            "mean_neighbours": float(self.neighbours.mean()),
+            "isolated_items": float((self.neighbours == 0).sum()),
+        }

@@ -50,6 +50,11 @@ class CoengagementConfig(BaseModel):
         "the full graph allow at the same epsilon and delta.",
     )
     chunk_pairs: int = Field(default=64_000_000, ge=1, description="Pairs held in memory at once.")
+    group_rows: int = Field(
+        default=2_097_152,
+        ge=1,
+        description="Rows of a stored log that are counted together, by one worker; sums are rounded in this order.",
+    )
 
 
 def draws_per_unit(n_items: int, config: CoengagementConfig) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from recsys_dagster.data.histories import Histories
-from recsys_dagster.parallel import cores, in_parallel
+from recsys_dagster.parallel import Arrays, cores, in_parallel, read_only
 from recsys_dagster.progress import Progress
 
 POPULAR = 64
@@ -61,42 +62,87 @@ def build_cliques(histories: Histories, config: CliqueConfig | None = None) -> p
         distinct).
     """
     config = config or CliqueConfig()
-    matrix = _matrix(histories)
-    active = np.flatnonzero(np.diff(matrix.indptr) > 0)
-    index = InvertedIndex.of(matrix, config.max_item_users)
-    rng = np.random.default_rng(config.seed)
+    inputs = CliqueInputs.of(histories, config)
+    table, certain = synthesize(inputs, config, 0, histories.n_users, progress=True)
+    table.attrs["certain_share"] = certain / max(len(table), 1)
+    return table
+
+
+class CliqueInputs(NamedTuple):
+    """What every block of users is synthesized from.
+
+    Attributes:
+        matrix: binary users x items (CSR, int32).
+        inverted: its inverted index.
+    """
+
+    matrix: Any
+    inverted: InvertedIndex
+
+    @classmethod
+    def of(cls, histories: Histories, config: CliqueConfig) -> CliqueInputs:
+        """From train histories."""
+        matrix = _matrix(histories)
+        return cls.shared(read_only(cls(matrix, InvertedIndex.of(matrix, config.max_item_users)).arrays()))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """As arrays by name, for workers to share."""
+        matrix = {"data": self.matrix.data, "items": self.matrix.indices, "indptr": self.matrix.indptr}
+        index = {f"index_{name}": np.asarray(value) for name, value in self.inverted._asdict().items()}
+        return {**matrix, "shape": np.array(self.matrix.shape), **index}
+
+    @classmethod
+    def shared(cls, arrays: Arrays) -> CliqueInputs:
+        """From `arrays`, without a copy."""
+        from scipy.sparse import csr_array
+
+        matrix = csr_array((arrays["data"], arrays["items"], arrays["indptr"]), shape=tuple(arrays["shape"].tolist()))
+        matrix.has_canonical_format = True
+        fields: dict[str, Any] = {name: arrays[f"index_{name}"] for name in InvertedIndex._fields}
+        return cls(matrix, InvertedIndex(**{**fields, "longest": int(fields["longest"])}))
+
+
+def synthesize(
+    inputs: CliqueInputs, config: CliqueConfig, first: int, last: int, *, progress: bool = False
+) -> tuple[pd.DataFrame, int]:
+    """The cliques of users first to last - 1 (`first` a multiple of `block_users`), and how many are certain."""
+    active = np.flatnonzero(np.diff(inputs.matrix.indptr) > 0)
     members: list[NDArray[np.int32]] = []
     items: list[NDArray[np.int32]] = []
-    certain = 0
-    with Progress("cliques", len(active), "users") as progress:
-        for start in range(0, len(active), config.block_users):
-            users = active[start : start + config.block_users]
+    own, certain = active[np.searchsorted(active, first) : np.searchsorted(active, last)], 0
+    bounds = np.searchsorted(own, np.arange(first, last + config.block_users, config.block_users)).tolist()
+    with Progress("cliques", len(own), "users") if progress else nullcontext() as told:
+        for number, (start, stop) in enumerate(pairwise(bounds), first // config.block_users):
+            users = own[start:stop]
+            if not len(users):
+                continue
             if config.synthesis == "neighbours":
-                others, sure = nearest_users(index, users, config.n_neighbours, config.max_reads)
+                others, sure = nearest_users(inputs.inverted, users, config.n_neighbours, config.max_reads)
             else:
-                drawn = _random_groups(users, active, config.n_neighbours, rng)
-                others, sure = drawn.astype(np.int32), len(users)
+                # A generator for each block, so that blocks can be drawn anywhere.
+                rng = np.random.default_rng([config.seed, number])
+                others, sure = _random_groups(users, active, config.n_neighbours, rng).astype(np.int32), len(users)
             certain += sure
             joined = np.concatenate([users[:, None], others], axis=1).astype(np.int32)
             counts = (joined >= 0).sum(axis=1)
             joined = joined[joined >= 0]
-            unions = _unions(joined, counts, matrix)
+            unions = _unions(joined, counts, inputs.matrix)
             members += np.split(joined, np.cumsum(counts)[:-1])
             items += np.split(unions.indices.astype(np.int32), unions.indptr[1:-1])
-            progress.update(len(users))
+            if told is not None:
+                told.update(len(users))
     table = pd.DataFrame(
         {
-            "clique_id": active.astype(np.int32),
+            "clique_id": own.astype(np.int32),
             "members": pd.Series(members, dtype=object),
             "items": pd.Series(items, dtype=object),
         }
     )
-    table.attrs["certain_share"] = certain / max(len(active), 1)
-    return table
+    return table, certain
 
 
 def neighbour_recall(
-    histories: Histories, config: CliqueConfig, sample: int = 1_000, seed: int = 0
+    inputs: CliqueInputs, config: CliqueConfig, sample: int = 1_000, seed: int = 0
 ) -> dict[str, float]:
     """How much of the exact neighbourhoods `max_reads` leaves, on a sample of users.
 
@@ -104,8 +150,7 @@ def neighbour_recall(
         recall: share of the exact neighbours that are found, by id, ties broken as ever; overlap_recall: share of the
         places taken by a user with no smaller overlap than the exact one in that place.
     """
-    matrix = _matrix(histories)
-    index = InvertedIndex.of(matrix, config.max_item_users)
+    matrix, index = inputs
     active = np.flatnonzero(np.diff(matrix.indptr) > 0)
     users = np.sort(np.random.default_rng(seed).choice(active, min(sample, len(active)), replace=False))
     exact, _ = nearest_users(index, users, config.n_neighbours, None)

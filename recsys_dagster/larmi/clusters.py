@@ -124,6 +124,15 @@ class ClusterStatistics:
     repairs: RepairCounts = field(default_factory=RepairCounts)
     sources: dict[str, int] = field(default_factory=dict)
 
+    def __add__(self, other: ClusterStatistics) -> ClusterStatistics:
+        sources = {
+            name: self.sources.get(name, 0) + other.sources.get(name, 0) for name in {**self.sources, **other.sources}
+        }
+        return ClusterStatistics(
+            self.users + other.users, self.items + other.items, self.rows + other.rows, self.clusters + other.clusters,
+            self.singletons + other.singletons, self.repairs + other.repairs, sources,
+        )  # fmt: skip
+
     def as_dict(self) -> dict[str, int | float]:
         """Flat numbers: totals, means per user, repairs, users by source."""
         return {

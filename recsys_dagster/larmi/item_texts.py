@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys_dagster.larmi.clusters import Catalogue, clean_text
+from recsys_dagster.parallel import Arrays, pack_texts, unpack_texts
 
 MAX_TEXT_LENGTH = 1_000
 """Characters of a text that are read; what follows the first thousand is hardly about what the thing is."""
@@ -46,6 +47,39 @@ class ItemTexts:
     naming: NDArray[np.float64]
     kinds: NDArray[np.int8]
     pair_distances: NDArray[np.float64]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything but the catalogue's texts, as arrays by name, for workers to share."""
+        matrices: dict[str, NDArray[Any]] = {
+            f"{name}_{part}": np.asarray(getattr(matrix, part))
+            for name, matrix in (("vectors", self.vectors), ("words", self.words))
+            for part in ("data", "indices", "indptr", "shape")
+        }
+        plain: dict[str, NDArray[Any]] = {
+            "codes": self.codes,
+            "naming": self.naming,
+            "kinds": self.kinds,
+            "pairs": self.pair_distances,
+        }
+        return {**matrices, **plain, **pack_texts("terms", self.terms), **pack_texts("titles", self.catalogue.titles)}
+
+    @classmethod
+    def shared(cls, arrays: Arrays) -> ItemTexts:
+        """From `arrays`; only the texts are copied."""
+        from scipy.sparse import csr_array
+
+        vectors, words = (
+            csr_array(
+                (arrays[f"{name}_data"], arrays[f"{name}_indices"], arrays[f"{name}_indptr"]),
+                shape=tuple(arrays[f"{name}_shape"].tolist()),
+            )
+            for name in ("vectors", "words")
+        )
+        terms = np.array(unpack_texts("terms", arrays), dtype=object)
+        return cls(
+            Catalogue(unpack_texts("titles", arrays), []), vectors, arrays["codes"], words, terms, arrays["naming"],
+            arrays["kinds"], arrays["pairs"],
+        )  # fmt: skip
 
 
 def read_texts(catalogue: Catalogue, embeddings: str = "") -> ItemTexts:

@@ -57,15 +57,15 @@ class LocalClusterer:
     catalogue.
     """
 
-    def __init__(self, config: LocalClustererConfig | None = None) -> None:
+    def __init__(self, config: LocalClustererConfig | None = None, texts: ItemTexts | None = None) -> None:
         self.config = config or LocalClustererConfig()
         self.max_items = self.config.max_items
-        self._texts: ItemTexts | None = None
+        self._texts = texts  # where they have been read already
         self._silhouette, self._lists = 0.0, 0
 
     def statistics(self) -> dict[str, int | float]:
-        """Mean silhouette of the lists clustered so far; nothing is paid for here."""
-        return {"silhouette": self._silhouette / self._lists} if self._lists else {}
+        """Lists clustered so far and their mean silhouette; nothing is paid for here."""
+        return {"lists": self._lists, "silhouette": self._silhouette / self._lists} if self._lists else {}
 
     def cluster(self, catalogue: Catalogue, batch: Sequence[NDArray[np.int64]]) -> list[ClusterResult]:
         """One result for each list of distinct item ids (LARMI, Eq. 1, with shared words in place of the LLM).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,14 @@ from numpy.typing import NDArray
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.progress import Progress
 from recsys_dagster.training.distributed import gathered, own_of, size
+
+BLOCK_BATCHES = 8
+"""Batches in a block of users: batches are made within blocks, so that nobody's batch depends on users far away."""
+
+
+def block_users(batch_size: int) -> int:
+    """Users (by id) of a block."""
+    return BLOCK_BATCHES * batch_size
 
 
 class Scorer(Protocol):
@@ -49,6 +58,7 @@ def target_ranks(
     negatives: NDArray[np.int32] | None = None,
     batch_size: int = 256,
     label: str = "ranking",
+    first_user: int = 0,
 ) -> tuple[Ranks, Ranks | None]:
     """Rank every target among the whole catalogue, and among the stored negatives, in one pass of scoring.
 
@@ -64,6 +74,7 @@ def target_ranks(
             no candidates.
         batch_size: users scored at once.
         label: what the progress line calls this.
+        first_user: the user of the first row of `negatives`.
 
     Returns:
         Ranks in the full catalogue, and among the negatives (None without them).
@@ -72,14 +83,14 @@ def target_ranks(
         FloatingPointError: a score is NaN or infinite.
     """
     users = np.flatnonzero(targets.lengths > 0)
-    by_length = users[np.argsort(histories.lengths[users], kind="stable")]  # little padding in a batch
     owners: list[NDArray[np.int64]] = []
     found: list[NDArray[np.int64]] = []
     full: list[NDArray[np.float64]] = []
     sampled: list[NDArray[np.float64]] = []
     with Progress(label, len(users), "users") as progress:
-        for start in own_of(range(0, len(users), batch_size)):
-            batch = by_length[start : start + batch_size]
+        batches = list(_batches(users, histories, batch_size))
+        for index in own_of(range(len(batches))):
+            batch = users[batches[index]]
             scores = _finite_scores(scorer, batch, histories)
             row, item = entries_of(targets, batch)
             owners.append(batch[row])
@@ -87,7 +98,7 @@ def target_ranks(
             rows, items = torch.from_numpy(row).to(scores.device), torch.from_numpy(item).to(scores.device)
             own = scores[rows, items]
             if negatives is not None:
-                sampled.append(_among(scores, own, rows, batch, targets, negatives))
+                sampled.append(_among(scores, own, rows, batch, targets, negatives[batch - first_user]))
             full.append(catalogue_ranks(scores, rows, items, histories if mask_seen else None, batch))
             progress.update(len(batch) * size())
     owners, found, full, sampled = (
@@ -141,9 +152,7 @@ def top_n(
     n = min(n, scorer.n_items)
     items = np.empty((len(users), n), dtype=np.int32)
     values = np.empty((len(users), n), dtype=np.float32)
-    by_length = np.argsort(histories.lengths[users], kind="stable")  # little padding in a batch
-    for start in range(0, len(users), batch_size):
-        rows = by_length[start : start + batch_size]
+    for rows in _batches(users, histories, batch_size):
         batch = users[rows]
         scores = _finite_scores(scorer, batch, histories)
         if mask_seen:
@@ -157,6 +166,18 @@ def top_n(
         items[rows] = torch.where(best == -torch.inf, -1, index).numpy()
         values[rows] = best.numpy()
     return items, values
+
+
+def _batches(users: NDArray[np.int64], histories: Histories, batch_size: int) -> Iterator[NDArray[np.int64]]:
+    """Places in `users` of those who are scored together: of one block, and of about equal lengths."""
+    block = users // block_users(batch_size)
+    order = np.lexsort((histories.lengths[users], block))  # little padding in a batch
+    ends = np.append(np.flatnonzero(np.diff(block[order])) + 1, len(order))
+    start = 0
+    for end in ends.tolist():
+        for first in range(start, end, batch_size):
+            yield order[first : min(first + batch_size, end)]
+        start = end
 
 
 def _finite_scores(scorer: Scorer, users: NDArray[np.int64], histories: Histories) -> torch.Tensor:
@@ -199,7 +220,7 @@ def _among(
     negatives: NDArray[np.int32],
 ) -> NDArray[np.float64]:
     """Ranks among the stored negatives and the user's targets."""
-    drawn = torch.from_numpy(negatives[users].astype(np.int64)).to(scores.device)
+    drawn = torch.from_numpy(negatives.astype(np.int64)).to(scores.device)
     values = scores.gather(1, drawn.clamp(min=0)).masked_fill(drawn < 0, -torch.inf)
     lengths = targets.lengths[users]
     together = torch.full((len(users), int(lengths.max())), -torch.inf, device=scores.device)

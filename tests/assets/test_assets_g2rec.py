@@ -143,14 +143,12 @@ def test_nights_go_on_from_each_other(home):
     assert strongest.loc[last + 1, "prototype_id"] == strongest.loc[0, "prototype_id"]
 
 
-def test_graph_is_read_in_pieces_and_decays_if_told_to(home, monkeypatch):
-    from resources.stored_table import StoredTable
-
+def test_graph_is_read_in_pieces_and_decays_if_told_to(home):
     counted = {"coengagement_graph": {"config": {"weighting": "count"}}}
     whole = home.run(coengagement_graph, counted)
     assert whole.success
-    exact, read = home.stored("coengagement_graph"), StoredTable.batches
-    monkeypatch.setattr(StoredTable, "batches", lambda self, columns, rows=7: read(self, columns, rows))
+    exact = home.stored("coengagement_graph")
+    counted["coengagement_graph"]["config"]["group_rows"] = 7
     assert home.run(coengagement_graph, counted).success
     pd.testing.assert_frame_equal(home.stored("coengagement_graph"), exact)
     config = {"coengagement_graph": {"config": {"weighting": "count", "half_life_days": 1e-4}}}
@@ -161,7 +159,6 @@ def test_graph_is_read_in_pieces_and_decays_if_told_to(home, monkeypatch):
     # Positions are the seconds of this log: the newest train interaction is at 2, and 1e-4 days are 8.64 s.
     oldest = 2 ** (-((2 - 0) + (2 - 1)) / 2 / 8.64)
     assert decayed["weight"].min() == pytest.approx(oldest, rel=1e-5)
-    monkeypatch.setattr(StoredTable, "batches", read)
     home.write("interactions", home.stored("interactions").assign(timestamp=0))
     failed = home.run(coengagement_graph, config)
     assert not failed.success

@@ -1,15 +1,33 @@
+import os
+import signal
 import sys
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from recsys_dagster.errors import RecsysError
 from resources.compute import ComputeResource
 from resources.gpu import GpuResource
 from resources.llm import LlmResource
 
 
-def square(value: int) -> int:
-    return value * value
+def arrays(n: int) -> dict[str, np.ndarray]:
+    return {"whole": np.arange(n), "none": np.zeros(0), "number": np.array(7)}
+
+
+def scaled(value: int, shared: dict[str, np.ndarray]) -> list[int]:
+    assert not shared["whole"].flags.writeable
+    assert (len(shared["none"]), int(shared["number"])) == (0, 7)
+    return (value * shared["whole"]).tolist()
+
+
+def refuse(value: int) -> None:
+    raise RecsysError("no good.", mend="a better one")
+
+
+def die(value: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_cpu_needs_no_torch_and_passes_settings_on():
@@ -74,18 +92,30 @@ def test_cache_lies_under_home(tmp_path, monkeypatch):
     assert LlmResource(cache=str(tmp_path / "x.db")).cache_path() == tmp_path / "x.db"
 
 
-def test_compute_keeps_the_order_and_processes_change_nothing():
-    values = list(range(7))
-    expected = [value * value for value in values]
-    assert ComputeResource().map(square, values) == expected
-    assert ComputeResource(processes=2).map(square, values) == expected
+def test_processes_keep_the_order_and_share_arrays():
+    with ComputeResource(processes=2).open() as engine:
+        shared = engine.share(arrays, 3)
+        assert list(engine.map(scaled, range(20), shared)) == [[0, value, 2 * value] for value in range(20)]
+        with pytest.raises(RecsysError, match=r"no good\. To mend: a better one"):
+            list(engine.map(refuse, [1]))
 
 
-def test_ray_is_reserved_and_others_unknown():
-    with pytest.raises(ValidationError, match="'ray' is not built yet; set it to 'local'"):
-        ComputeResource(engine="ray")
-    with pytest.raises(ValidationError, match="expected 'local'"):
+def test_a_killed_process_is_told():
+    with ComputeResource(processes=2).open() as engine, pytest.raises(RuntimeError, match=r"fewer compute\.processes"):
+        list(engine.map(die, range(3)))
+
+
+def test_ray_that_is_absent_is_told_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'recsys-dagster\[ray\]'"):
+        ComputeResource(engine="ray").open()
+
+
+def test_unknown_engines_and_addresses_are_refused():
+    with pytest.raises(ValidationError, match="'local' or 'ray'"):
         ComputeResource(engine="spark")
+    with pytest.raises(ValidationError, match="expected host:port"):
+        ComputeResource(engine="ray", address="ray://head:10001")
 
 
 def test_resources_import_nothing_heavy():

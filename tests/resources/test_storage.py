@@ -192,9 +192,10 @@ def test_a_table_is_read_in_pieces_where_the_input_asks_for_it(store):
 
     @dg.asset(partitions_def=PARTS, ins={"thing": dg.AssetIn(input_manager_key="table_io")})
     def reads(thing: StoredTable) -> None:
-        pieces = list(thing.batches(["user_id"], rows=4))
+        pieces = [thing.users(first, first + 4, ["user_id"]) for first in (0, 4, 8)]
         assert [len(piece) for piece in pieces] == [4, 4, 2]
-        pd.testing.assert_frame_equal(pd.concat(pieces, ignore_index=True), frame[["user_id"]])
+        pd.testing.assert_frame_equal(pd.concat(pieces, ignore_index=True), thing.read(["user_id"]))
+        assert (len(thing), thing.n_users()) == (10, 10)
 
     def run(partition: str) -> dg.ExecuteInProcessResult:
         thing = dg.AssetSpec("thing", partitions_def=PARTS)

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import io
 import math
+import tempfile
+from collections.abc import Callable, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +16,14 @@ from hypothesis import strategies as st
 from scipy import linalg
 from scipy.stats import binom
 
-from recsys_dagster.data.histories import Histories, stream_histories
+from recsys_dagster.data.histories import Histories
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.coengagement import GraphBuilder, build_graph
-from recsys_dagster.g2rec.graph import adjacency, graph_statistics
+from recsys_dagster.g2rec.graph import GraphFigures, adjacency
+from recsys_dagster.g2rec.graph_parts import LogGroups, build_graph_here, build_graph_parts
 from recsys_dagster.g2rec.sampling import CoengagementConfig, degree_plan, draws_per_unit, sample_sizes
 from recsys_dagster.g2rec.spectrum import measured_epsilon
+from recsys_dagster.parallel import HERE, InMemory
 
 
 def counted(**settings: Any) -> CoengagementConfig:
@@ -44,7 +50,7 @@ def test_hand_value() -> None:
     graph = build_graph(histories([[2, 0, 1], [1, 2, 1], [3]], 5), counted())
     assert as_dict(graph) == {(0, 1): 1.0, (0, 2): 1.0, (1, 2): 2.0}
     assert graph.dtypes.astype(str).to_dict() == {"source": "int32", "target": "int32", "weight": "float32"}
-    statistics = graph_statistics(graph, 5)
+    statistics = GraphFigures.of(graph, 5).statistics()
     assert statistics["isolated_items"] == 2
     assert statistics["total_weight"] == 4
 
@@ -156,12 +162,43 @@ def test_a_streamed_log_gives_the_same_graph(sequences: list[list[int]], rows: i
     table = pd.DataFrame(
         [(u, i, 0) for u, items in enumerate(sequences) for i in items], columns=["user_id", "item_id", "split"]
     )
-    pieces = [table.iloc[start : start + rows] for start in range(0, len(table), rows)]
     config = counted(samples_per_user=samples)
-    # The stream leaves out users without a row, so that the others keep their numbers, and draws, without them.
-    log = histories([items for items in sequences if items], 8)
-    streamed = build_graph(stream_histories(iter(pieces), n_items=8), config, seed=1)
-    pd.testing.assert_frame_equal(streamed, build_graph(log, config, seed=1))
+    groups = LogGroups(TableLog(table), len(sequences), 8, config.model_copy(update={"group_rows": rows}))
+    whole = build_graph(histories(sequences, 8), config, seed=1)
+    streamed = build_graph_here(groups, 1)
+    pd.testing.assert_frame_equal(streamed, whole)
+    # The same by groups of users, then by ranges of items.
+    parts, figures = build_graph_parts(groups, 1, HERE, Folder())
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), streamed)
+    assert figures.statistics() == pytest.approx(GraphFigures.of(whole, 8).statistics())
+
+
+class TableLog:
+    """A log in memory, read as a stored one."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.table = table
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def users(self, first: int, last: int, columns: Sequence[str]) -> pd.DataFrame:
+        return self.table.loc[self.table["user_id"].between(first, last - 1), [*columns]].reset_index(drop=True)
+
+
+class Folder(InMemory):
+    """Files between workers, in memory."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def write(self, name: str, fill: Callable[[Path], object]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            fill(Path(folder) / name)
+            self.files[name] = (Path(folder) / name).read_bytes()
+
+    def open(self, name: str) -> io.BytesIO:
+        return io.BytesIO(self.files[name])
 
 
 def dense_log(n_users: int = 400, n_items: int = 60, length: int = 40, seed: int = 0) -> Histories:
@@ -270,7 +307,7 @@ def test_giant_user_is_sampled_in_bounded_memory() -> None:
     graph = build_graph(histories([list(range(2000)), [0, 1]], 2000), counted(samples_per_user=20_000))
     assert len(graph) <= 20_001
     assert graph["weight"].sum() == pytest.approx(2000 * 1999 / 2 + 1, rel=1e-5)
-    assert graph_statistics(graph, 2000)["isolated_items"] == 0
+    assert GraphFigures.of(graph, 2000).statistics()["isolated_items"] == 0
 
 
 def test_one_user_and_no_user() -> None:

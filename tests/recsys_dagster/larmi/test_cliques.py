@@ -11,6 +11,7 @@ from recsys_dagster.data.histories import Histories
 from recsys_dagster.larmi import cliques
 from recsys_dagster.larmi.cliques import (
     CliqueConfig,
+    CliqueInputs,
     InvertedIndex,
     build_cliques,
     clique_users,
@@ -137,12 +138,12 @@ def test_the_pruned_search_is_exact_where_lists_are_long(popular: int) -> None:
 
 def test_a_limit_on_reads_costs_recall_and_says_so() -> None:
     histories = random_histories(1_500, 400, 12, seed=2)
-    exact = neighbour_recall(histories, CliqueConfig(), sample=200)
+    exact = neighbour_recall(CliqueInputs.of(histories, CliqueConfig()), CliqueConfig(), sample=200)
     assert exact == {"recall": 1.0, "overlap_recall": 1.0}
     recalls = []
     for max_reads in (1, 60, 10**6):
         config = CliqueConfig(max_reads=max_reads)
-        recalls.append(neighbour_recall(histories, config, sample=200)["recall"])
+        recalls.append(neighbour_recall(CliqueInputs.of(histories, config), config, sample=200)["recall"])
         table = build_cliques(histories, config)
         assert (table.attrs["certain_share"] == 1.0) == (max_reads == 10**6)
     assert 0.1 < recalls[0] < recalls[1] < recalls[2] == 1.0
@@ -156,6 +157,7 @@ def test_recall_counts_the_neighbours_that_are_found(monkeypatch: pytest.MonkeyP
         "nearest_users",
         lambda index, users, n, max_reads: (np.array(answers[max_reads], dtype=np.int32)[users], len(users)),
     )
-    found = neighbour_recall(histories, CliqueConfig(n_neighbours=2, max_reads=7))
+    config = CliqueConfig(n_neighbours=2, max_reads=7)
+    found = neighbour_recall(CliqueInputs.of(histories, config), config)
     # Five of six neighbours; user 0's first place has overlap 2 in place of 3 and its second nobody.
     assert found == {"recall": pytest.approx(5 / 6), "overlap_recall": pytest.approx(4 / 6)}
