@@ -7,11 +7,15 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 import services
 
 # Small models gain nothing from more threads, and on a shared machine threads that wait for each other lose much. Set
 # before torch is imported, and for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("untimed")
 
 for variable in ("RECSYS_ASSETS", "RECSYS_POSTGRES_URL"):  # no test may write where somebody works
     os.environ.pop(variable, None)

@@ -207,6 +207,8 @@ def test_report_is_linked_and_its_map_responds(ui, page, pictures):
     link = page.see("[...document.links].map(each => each.href).find(each => /sample.html$/.test(each))", "the link")
     assert link == f"{ui.reports}/sample.html"
     page.screen(1280, 1090)
+    page.open("about:blank", "")  # Dagster's page asks for its own things until it is left
+    page.requests.clear()
     page.open(link, "Leaderboard")
     page.see("document.querySelectorAll('#panel .pick').length > 3", "the prototypes")
     page.wait(lambda: colours(page) > 20, "the map to be drawn")
@@ -259,7 +261,7 @@ def test_report_is_linked_and_its_map_responds(ui, page, pictures):
     page.click("document.getElementById('zoom-all')", "show all")
     page.call("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
     assert drawn(page) == whole
-    assert page.requests[page.requests.index(link) :] == [link]  # before it, Dagster's page asked for its own things
+    assert page.requests == [link]
     assert page.errors == []
 
 

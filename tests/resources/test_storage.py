@@ -256,7 +256,8 @@ def whole(store: AssetStore) -> tuple[int, int]:
     table = store.previous_table("table", "a")
     (number,) = table["number"].unique()
     np.testing.assert_array_equal(table["noise"], noise(number))
-    first, second = ((store.previous_directory("directory", "a") / name).read_bytes() for name in ("first", "second"))
+    folder = store.previous_directory("directory", "a")
+    first, second = ((folder / name).read_bytes() for name in ("first", "second"))
     assert first == second
     return int(number), int.from_bytes(first[:8], "big")
 

@@ -109,6 +109,6 @@ def test_alone_nothing_is_shared():
     assert distributed.batch_mean(torch.empty(0)) == 0
     assert distributed.gathered("x") == ["x"]
     assert distributed.sum_figures({"loss": 2.0}) == {"loss": 2.0}
-    assert distributed.seed_epoch(3, "cpu") is None
+    assert distributed.seed_epoch(3) is None
     assert torch.initial_seed() == 3
     assert os.environ.get("GLOO_SOCKET_IFNAME") is None
