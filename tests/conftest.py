@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import settings
 import services
+from hypothesis import settings
 
 # Small models gain nothing from more threads, and on a shared machine threads that wait for each other lose much. Set
 # before torch is imported, and for the processes that tests start.
