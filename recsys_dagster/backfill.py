@@ -22,7 +22,7 @@ from rich.console import Console
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.runs import Outcome, execute, select_assets
 from resources.files import write_atomically, write_text
-from resources.instance import PROCESS_TAG, fail_dead_runs, open_instance, process_mark
+from resources.instance import PROCESS_TAG, fail_dead_runs, is_alive, open_instance
 from resources.storage import home
 
 BACKFILL_TAG = "recsys/backfill"
@@ -106,10 +106,11 @@ def left_to_do(instance: dg.DagsterInstance, plan: Plan) -> list[str]:
     runs = instance.get_runs(filters=dg.RunsFilter(tags={BACKFILL_TAG: plan.id}))
     for run in runs:
         mark = run.tags.get(PROCESS_TAG, "")
-        if not run.is_finished and mark and process_mark(int(mark.partition(":")[0])) == mark:
+        if not run.is_finished and mark and is_alive(mark) is not False:
+            pid, _, machine = mark.split(":", 2)
             raise RecsysError(
-                f"process {mark.partition(':')[0]} is still at work on {run.tags['recsys/dataset']} in this backfill.",
-                mend="wait until it is done, or stop that process.",
+                f"process {pid} on {machine} is still at work on {run.tags['recsys/dataset']} in this backfill.",
+                mend="wait until it is done, or stop it; if that machine is gone, terminate the run in the UI.",
             )
     done = {run.tags["recsys/dataset"] for run in runs if run.status == dg.DagsterRunStatus.SUCCESS}
     return [dataset for dataset in plan.datasets if dataset not in done]

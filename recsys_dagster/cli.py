@@ -27,6 +27,7 @@ from recsys_dagster.cli_datasets import datasets_app
 from recsys_dagster.cli_larmi import explain, export, search
 from recsys_dagster.cli_llm import llm_app
 from recsys_dagster.cli_operate import backfill, doctor
+from recsys_dagster.cli_serve import serve
 from recsys_dagster.cli_ui import reports, ui
 from recsys_dagster.errors import RecsysError, disk_told
 from recsys_dagster.run_config import read_config
@@ -178,20 +179,29 @@ def _recommend_one(
     ]
 
 
-for command in (explain, export, backfill, search, ui, reports, doctor):  # as `--help` lists them
+for command in (explain, export, backfill, search, ui, reports, serve, doctor):  # as `--help` lists them
     app.command()(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a `RecsysError` is one line on stderr and exit code 1."""
+    """Run the command line; a `RecsysError` is one line on stderr and exit code 1, so is a service that is out."""
     from resources.storage import home
 
     try:
         with disk_told(f"something under {home()}"):
             app(arguments)
-    except RecsysError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:
+        told = error if isinstance(error, RecsysError) else _outage(error)
+        if told is None:
+            raise
+        print(f"error: {' '.join(str(told).split())}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _outage(error: Exception) -> RecsysError | None:
+    from recsys_dagster.outages import outage
+
+    return outage(error)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from recsys_dagster.errors import RecsysError
+from recsys_dagster.outages import outage
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 NEEDED = ("dagster", "dagster-webserver", "torch", "torch-geometric", "transformers", "numba", "igraph", "pandas",
           "pyarrow", "openai")  # fmt: skip
 OPTIONAL = {
     "peft": "pip install 'recsys-dagster[peft]' for pretrained language models as G2Rec's backbone",
     "ray": "pip install 'recsys-dagster[ray]' to compute on a Ray cluster",
-    "s3fs": "pip install s3fs for datasets or assets at s3:// addresses",
+    "s3fs": "pip install 'recsys-dagster[s3]' for datasets or assets at s3:// addresses",
+    "dagster-postgres": "pip install 'recsys-dagster[postgres]' to keep runs in Postgres, see docs/deploy.md",
 }
 LITTLE_SPACE_GB = 5.0
 HEARTBEAT_S = 300.0
@@ -53,12 +58,11 @@ def examine() -> list[Finding]:
     for what, look in looks.items():
         try:
             findings += list(look())
-        except RecsysError as error:
-            text, _, mend = str(error).partition(" To mend: ")
-            findings.append(Finding(what, "broken", text, mend))
         except Exception as error:  # a doctor who falls ill himself is of no use
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            findings.append(Finding(what, "broken", text, "see docs/operations.md"))
+            told = error if isinstance(error, RecsysError) else outage(error)
+            text = " ".join((str(told) if told else f"{type(error).__name__}: {error}").split())
+            text, _, mend = text.partition(" To mend: ")
+            findings.append(Finding(what, "broken", text, mend or "see docs/operations.md"))
     return findings
 
 
@@ -107,13 +111,17 @@ def _keys() -> Iterator[Finding]:
 
 
 def _storage() -> Iterator[Finding]:
-    from resources.storage import AssetStore, home
+    from resources.storage import AssetStore, as_local, home
 
     place = AssetStore().base()
     probe, text = place / f".doctor-{uuid.uuid4().hex[:8]}", "recsys"
-    mend = "give this user the right to write there, or set RECSYS_HOME to a folder that may be written to"
+    if as_local(place) is None:
+        mend = "make the bucket, or correct RECSYS_ASSETS or the keys, which have to read, write, list and delete there"
+    else:
+        mend = "give this user the right to write there, or set RECSYS_HOME to a folder that may be written to"
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        if as_local(place) is not None:
+            place.mkdir(parents=True, exist_ok=True)
         probe.write_text(text)
         whole = probe.read_text() == text
         probe.unlink()
@@ -168,6 +176,20 @@ def _datasets() -> Iterator[Finding]:
         yield of(spec)
 
 
+def _instance_storage(instance: dg.DagsterInstance) -> Finding:
+    from sqlalchemy.engine import make_url
+
+    address = getattr(instance.event_log_storage, "postgres_url", None)
+    place = make_url(address).render_as_string(hide_password=True) if address else "SQLite in the same folder"
+    started = time.perf_counter()
+    versions = instance.event_log_storage.alembic_version()
+    answered = f"{place}, answers in {(time.perf_counter() - started) * 1000:.0f} ms"
+    if versions is not None and versions[0] != versions[1]:
+        mend = "stop all that uses it, make a backup, then: dagster instance migrate (docs/deploy.md)"
+        return Finding("instance storage", "note", f"{answered}; its tables are of an earlier Dagster", mend)
+    return Finding("instance storage", "ok", answered)
+
+
 def _instance() -> Iterator[Finding]:
     import dagster as dg
 
@@ -178,6 +200,7 @@ def _instance() -> Iterator[Finding]:
         folder = Path(os.environ["DAGSTER_HOME"])
         runs = instance.get_runs_count()
         yield Finding("Dagster instance", "ok", f"{folder}, {runs} runs")
+        yield _instance_storage(instance)
         dead = len(runs_without_process(instance))
         mend = "the next materialize or backfill marks them as failed and frees their pools"
         yield Finding("runs", "note" if dead else "ok", f"{dead} whose process is gone", mend if dead else "")

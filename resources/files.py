@@ -79,7 +79,6 @@ def _put(path: "UPath", write: Callable[[Path], None]) -> None:
         local = Path(folder) / path.name
         with disk_told(local):
             write(local)
-        path.fs.makedirs(path.parent.path, exist_ok=True)
         path.fs.put_file(str(local), path.path)
 
 
@@ -89,6 +88,11 @@ def _rename(source: "UPath", target: "UPath") -> None:
         local.replace(there)
     else:
         target.fs.mv(source.path, target.path)
+
+
+def read_whole(path: "UPath") -> bytes:
+    """All bytes of a file at one moment, also where it is replaced meanwhile."""
+    return bytes(path.fs.cat_file(path.path))
 
 
 def publish(base: "UPath", partition: str, staged: Mapping["UPath", "UPath"]) -> None:
@@ -141,7 +145,7 @@ def reading(path: "UPath | Path") -> Iterator[None]:
 
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError, ConnectionError, TimeoutError):  # nothing is known of the file itself
         raise
     except (ValueError, OSError, EOFError, SafetensorError) as error:  # pyarrow and json raise kinds of ValueError
         what = " ".join(f"{type(error).__name__}: {error}".split())

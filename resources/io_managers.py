@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from resources.files import as_local, publish, reading, stage, write_atomically, write_text
+from resources.files import as_local, publish, read_whole, reading, stage, write_atomically, write_text
 from resources.storage import CURRENT, AssetStore, current_version, local_directory, read_parquet
 from resources.stored_table import PartedTable, StoredTable
 
@@ -123,7 +123,7 @@ class _SafetensorsManager(_StoreIOManager):
 
         local = as_local(path)
         with reading(path):
-            return load(path.read_bytes()) if local is None else load_file(local)
+            return load(read_whole(path)) if local is None else load_file(local)
 
 
 class _JsonManager(_StoreIOManager):
@@ -137,7 +137,7 @@ class _JsonManager(_StoreIOManager):
         import json
 
         with reading(path):
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(read_whole(path))
 
 
 class _TextManager(_StoreIOManager):
@@ -146,7 +146,7 @@ class _TextManager(_StoreIOManager):
 
     def load_from_path(self, context: dg.InputContext, path: "UPath") -> Any:
         with reading(path):
-            return path.read_text(encoding="utf-8")
+            return read_whole(path).decode()
 
 
 class _DirectoryManager(_StoreIOManager):

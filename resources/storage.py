@@ -4,8 +4,10 @@ Keys are ``<root>/<asset>/<partition><extension>``. The root is a local folder o
 (``s3://bucket/prefix``, ``memory://...``). `resources.io_managers` writes there.
 """
 
+import io
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,11 +18,15 @@ import dagster as dg
 from pydantic import Field
 
 from recsys_dagster.errors import DamagedFileError
-from resources.files import as_local, check_whole, finish_publishing, reading
+from resources.files import as_local, check_whole, finish_publishing, read_whole, reading
 from resources.lock import locked
 
 if TYPE_CHECKING:
     from upath import UPath
+
+ASSETS_ENVIRONMENT = "RECSYS_ASSETS"
+STALE_S = 86_400
+"""Seconds after which a fetched copy that is not the current one is taken for abandoned."""
 
 CURRENT = "current"
 """Name of the file that says which version of a stored directory is the valid one."""
@@ -38,14 +44,19 @@ class AssetStore(dg.ConfigurableResource):
 
     root: str = Field(
         default="",
-        description="Folder or URL (s3://bucket/prefix) that holds all assets; empty means RECSYS_HOME/assets.",
+        description="Folder or URL (s3://bucket/prefix) that holds all assets; empty means what the environment's "
+        "RECSYS_ASSETS names, else RECSYS_HOME/assets.",
     )
 
     def base(self) -> "UPath":
         """The root as a path."""
         from upath import UPath
 
-        return UPath(self.root) if self.root else UPath(home() / "assets")
+        root = self.root or os.environ.get(ASSETS_ENVIRONMENT) or str(home() / "assets")
+        if "://" not in root:
+            return UPath(Path(root).expanduser().absolute())
+        # Stores keep listings for the life of a process unless told not to, and a server would see no new object.
+        return UPath(root, use_listings_cache=False)
 
     def path(self, asset: str, partition: str, extension: str = ".parquet") -> "UPath":
         """Where the IO managers keep one partition of an asset."""
@@ -122,14 +133,17 @@ def read_parquet(path: "UPath") -> Any:
     """
     import pandas as pd
 
-    with reading(path), path.open("rb") as file:
-        return pd.read_parquet(file)
+    local = as_local(path)
+    with reading(path):
+        return pd.read_parquet(io.BytesIO(read_whole(path)) if local is None else local)
 
 
 def current_version(path: "UPath") -> str | None:
     """The valid version of a stored directory, or None where nothing was stored."""
-    pointer = path / CURRENT
-    return pointer.read_text().strip() if pointer.exists() else None
+    try:
+        return read_whole(path / CURRENT).decode().strip()
+    except FileNotFoundError:
+        return None
 
 
 def local_directory(path: "UPath") -> Path:
@@ -158,6 +172,13 @@ def local_directory(path: "UPath") -> Path:
         beside = cached.parent / f".{version}.{uuid.uuid4().hex[:8]}.part"
         beside.mkdir(parents=True)
         path.fs.get(f"{(path / version).path}/", f"{beside}/", recursive=True)
-        beside.replace(cached)
+        try:
+            beside.replace(cached)
+        except OSError:
+            if not cached.is_dir():  # else another process was quicker
+                raise
+        for left in cached.parent.iterdir():
+            if left != cached and time.time() - left.stat().st_mtime > STALE_S:
+                shutil.rmtree(left, ignore_errors=True)
     check_whole(cached, path)
     return cached

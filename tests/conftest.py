@@ -7,10 +7,25 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+import services
 
 # Small models gain nothing from more threads, and on a shared machine threads that wait for each other lose much. Set
 # before torch is imported, and for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+for variable in ("RECSYS_ASSETS", "RECSYS_POSTGRES_URL"):  # no test may write where somebody works
+    os.environ.pop(variable, None)
+
+
+@pytest.fixture(scope="session")
+def s3_store():
+    """A real S3 store with a bucket, and its keys in the environment of this process."""
+    if reason := services.why_no_s3():
+        pytest.skip(reason)
+    with services.s3() as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in store.env.items():
+            patch.setenv(name, value)
+        yield store
 
 
 def toy_interactions(n_users: int = 60, n_items: int = 24, seed: int = 0) -> pd.DataFrame:

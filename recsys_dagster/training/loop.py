@@ -126,7 +126,7 @@ def fit(
         checkpoint: directory for the state of an unfinished run; None keeps no state.
     """
     if runtime.deterministic:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        deterministic_algorithms()
     model.to(runtime.device)
     batches = model.batches(data, config)
     optimiser = optimiser_of(model, config)
@@ -166,6 +166,13 @@ def fit(
     }
     keeper.clear()
     return Trained(history, facts)
+
+
+def deterministic_algorithms() -> None:
+    """Ask PyTorch for algorithms that give the same result twice; where there is none, it warns and goes on."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # else every new tensor is filled before it is written; nothing here reads what it has not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def optimiser_of(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:

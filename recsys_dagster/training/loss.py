@@ -14,7 +14,7 @@ CHUNK_ELEMENTS = 1_200_000
 """Scores of one interest held at once (5 MB): they stay in the cache between the passes over them."""
 
 SAFE_SCORE = 40.0
-"""Where no score is beyond this on either side, exponentials less the bound itself stay above 1e-35."""
+"""Where no score is beyond this on either side, exponentials of a whole catalogue add up to no more than 1e27."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,11 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         ends = [] if places is None else torch.searchsorted(places, starts).tolist()
         room = torch.empty(min(chunk, len(q)), len(v), device=device, dtype=dtype)
         with torch.autocast(device.type, enabled=False):
-            # no score is larger than this: it takes the place of a pass for each row's largest
-            tops = q.float().norm(dim=2).amax(1) * v.float().norm(dim=1).max()
-            if values is not None:
-                tops = tops + values.detach().float().amax().clamp(min=0) if len(values) else tops
-            if len(tops) and float(tops.max()) > SAFE_SCORE:
-                tops = None
+            # no score is beyond this: where it is small, rows need not be searched for their largest
+            bound = q.float().norm(dim=2).amax() * v.float().norm(dim=1).amax() if len(q) else torch.zeros(())
+            if values is not None and len(values):
+                bound = bound + values.detach().float().abs().amax()
+            safe = float(bound) <= SAFE_SCORE
             for index, start in enumerate(range(0, len(q), chunk)):
                 part = slice(start, min(start + chunk, len(q)))
                 bias = None
@@ -146,9 +145,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
                     own = slice(ends[index], ends[index + 1])
                     into = None if grad_values is None else grad_values[own]
                     bias = (places[own] - start, biased[own], values.detach()[own].float(), into)
-                top = None if tops is None else tops[part, None]
                 into_q = None if grad_q is None else grad_q[part]
-                total += _chunk(q[part], v, targets[part], counts[part], top, into_q, grad_v, bias, room)
+                total += _chunk(q[part], v, targets[part], counts[part], safe, into_q, grad_v, bias, room)
         ctx.save_for_backward(grad_q, grad_v, grad_values)
         ctx.positions = max(len(q), 1)
         return (total / ctx.positions).to(torch.float32)
@@ -173,7 +171,7 @@ def _chunk(
     v: torch.Tensor,
     targets: torch.Tensor,
     counts: torch.Tensor,
-    top: torch.Tensor | None,
+    safe: bool,
     grad_q: torch.Tensor | None,
     grad_v: torch.Tensor | None,
     bias: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None] | None,
@@ -181,9 +179,9 @@ def _chunk(
 ) -> torch.Tensor:
     """Summed loss of a few positions; fills `grad_q` and adds to `grad_v`, unnormalised.
 
-    q is [positions, K, d] with each row's existing queries first and `counts` (how many exist) descending; `top`
-    [positions, 1] is subtracted from all scores of a row (None: the row's largest is looked for). `bias` is row, item,
-    value and room for the gradient of each biased pair; `room` holds the scores of one query.
+    q is [positions, K, d] with each row's existing queries first and `counts` (how many exist) descending; unless
+    scores are `safe`, each row's largest is subtracted from it. `bias` is row, item, value and room for the gradient
+    of each biased pair; `room` holds the scores of one query.
     """
     room = room[: len(q)]
     sizes = [len(q)]
@@ -207,11 +205,13 @@ def _chunk(
         logits[bias[0], bias[1]] += bias[2]
     rows = torch.arange(len(q), device=q.device)
     own = logits[rows, targets]
-    if top is None:
+    if not safe:
         top = logits.amax(1, keepdim=True)
-    weights = logits.sub_(top).exp_()
+        logits.sub_(top)
+        own = own - top[:, 0]
+    weights = logits.exp_()
     norm = weights.sum(1)
-    loss = (norm.log() + top[:, 0] - own).sum(dtype=torch.float64)
+    loss = (norm.log() - own).sum(dtype=torch.float64)
     if grad_q is None or grad_v is None:
         return loss
     # the rows are left unnormalised, and the small matrices beside them scaled instead
@@ -226,5 +226,9 @@ def _chunk(
         share, inverse = scores, torch.cat([inverse[:size] for size in sizes])
     for k, part in enumerate((share @ v).float().mul_(inverse).split(sizes)):
         grad_q[: len(part), k] = part
-    grad_v += share.T @ (stacked.float() * inverse).to(v.dtype)
+    scaled = (stacked.float() * inverse).to(v.dtype)
+    if v.dtype == grad_v.dtype:
+        grad_v.addmm_(share.T, scaled)  # no second matrix of this size is made and added
+    else:
+        grad_v += share.T @ scaled
     return loss

@@ -1,13 +1,13 @@
 """A state directory in which the whole lineage has been through, made once for all end-to-end tests."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from services import free_ports
 
 from resources.storage import AssetStore
 
@@ -20,19 +20,13 @@ ops:
 """Enough training to beat popularity by far, not to win a prize."""
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 class Home:
     """A state directory in which both generated datasets have been materialized."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         places = {"RECSYS_HOME": str(folder), "DAGSTER_HOME": str(folder / "dagster")}
-        self.env = {**os.environ, **places, "RECSYS_REPORTS_URL": f"http://127.0.0.1:{free_port()}"}
+        self.env = {**os.environ, **places, "RECSYS_REPORTS_URL": f"http://127.0.0.1:{free_ports(1)[0]}"}
         self.store = AssetStore(root=str(folder / "assets"))
 
     def run(self, *arguments: str, code: int = 0) -> str:

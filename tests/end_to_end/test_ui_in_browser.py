@@ -21,7 +21,7 @@ import pytest
 pytest.importorskip("websockets", reason="the browser is driven over a web socket: pip install websockets")
 
 import chromium  # beside this file
-from conftest import free_port
+from services import free_ports
 
 pytestmark = [
     pytest.mark.skipif(not chromium.COMMAND, reason="no Chromium here: on Debian, apt install chromium"),
@@ -40,7 +40,7 @@ class Ui:
 
     def __init__(self, home) -> None:
         self.home, self.log = home, home.folder / "ui.log"
-        port = free_port()
+        (port,) = free_ports(1)
         self.address, self.reports = f"http://127.0.0.1:{port}", home.env["RECSYS_REPORTS_URL"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -3,6 +3,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from services import free_ports
 
 from recsys_dagster import cli, cli_ui
 
@@ -11,14 +12,8 @@ from recsys_dagster import cli, cli_ui
 def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("RECSYS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home" / "dagster"))
-    monkeypatch.setenv("RECSYS_REPORTS_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("RECSYS_REPORTS_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
     return tmp_path / "home"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:

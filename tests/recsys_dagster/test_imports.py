@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOOR = {"data", "layers", "training", "errors", "progress", "compiled", "parallel"}
 METHODS = {"larmi", "g2rec", "baselines", "evaluation"}
-TOP = {"definitions", "on_ray", "automation", "runs", "run_config", "backfill", "doctor", "cli", "cli_common",
-       "cli_datasets", "cli_larmi", "cli_llm", "cli_operate", "cli_ui"}  # fmt: skip
+TOP = {"definitions", "on_ray", "automation", "runs", "run_config", "backfill", "doctor", "outages", "cli",
+       "cli_common", "cli_datasets", "cli_larmi", "cli_llm", "cli_operate", "cli_serve", "cli_ui"}  # fmt: skip
 OURS_IN_RESOURCES = {"recsys_dagster.larmi.llm.settings", "recsys_dagster.errors"}
 HEAVY = {"torch", "torch_geometric", "transformers"}
 

@@ -1,12 +1,15 @@
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import dagster as dg
+import pytest
 import yaml
 
-from resources.instance import PROCESS_TAG, fail_dead_runs, open_instance, prepare_home, process_mark
+from recsys_dagster.errors import RecsysError
+from resources.instance import PROCESS_TAG, fail_dead_runs, is_alive, open_instance, prepare_home, process_mark
 
 
 def at_home(monkeypatch, tmp_path: Path) -> Path:
@@ -40,13 +43,63 @@ def test_settings_of_the_user_are_left_alone(monkeypatch, tmp_path):
     assert (folder / "dagster.yaml").read_text() == "telemetry: {enabled: true}\n"
 
 
+URL = "postgresql+psycopg2://recsys:s%40cret@127.0.0.1:5432/recsys"
+
+
+def test_postgres_by_the_environment(monkeypatch, tmp_path):
+    settings = at_home(monkeypatch, tmp_path) / "dagster.yaml"
+    prepare_home()
+    before = settings.read_text()
+    monkeypatch.setenv("RECSYS_POSTGRES_URL", URL)
+    for _ in range(2):
+        prepare_home()
+        assert yaml.safe_load(settings.read_text())["storage"] == {
+            "postgres": {"postgres_url": {"env": "RECSYS_POSTGRES_URL"}}
+        }
+    assert settings.read_text().startswith(before)
+    assert "cret" not in settings.read_text()
+    # Without it no run may go to another place.
+    monkeypatch.delenv("RECSYS_POSTGRES_URL")
+    with pytest.raises(RecsysError, match="which is not set"):
+        prepare_home()
+
+
+@pytest.mark.parametrize("address", ["postgresql://u:cret@host/db", "mysql://u:cret@host/db", "cret"])
+def test_an_address_that_is_none_of_postgres_is_refused_and_not_told(monkeypatch, tmp_path, address):
+    settings = at_home(monkeypatch, tmp_path) / "dagster.yaml"
+    monkeypatch.setenv("RECSYS_POSTGRES_URL", address)
+    with pytest.raises(RecsysError, match=r"no address of the form postgresql\+psycopg2://") as told:
+        prepare_home()
+    assert "cret" not in str(told.value)
+    assert "storage" not in yaml.safe_load(settings.read_text())
+
+
+def test_settings_of_the_user_have_to_name_the_variable(monkeypatch, tmp_path):
+    settings = at_home(monkeypatch, tmp_path) / "dagster.yaml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("telemetry: {enabled: false}\n")
+    monkeypatch.setenv("RECSYS_POSTGRES_URL", URL)
+    with pytest.raises(RecsysError, match=r"does not use it.*add the line: (storage: \{.*)") as told:
+        prepare_home()
+    settings.write_text(settings.read_text() + told.value.mend.partition("line: ")[2])
+    own = settings.read_text()
+    prepare_home()
+    assert settings.read_text() == own
+    monkeypatch.setattr("resources.instance.find_spec", lambda name: None)
+    with pytest.raises(RecsysError, match=r"pip install 'recsys-dagster\[postgres\]'"):
+        prepare_home()
+
+
 def test_mark_tells_living_from_dead():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     mark = process_mark(child.pid)
     assert mark is not None
     assert mark.startswith(f"{child.pid}:")
+    assert is_alive(mark) is True
+    assert is_alive(mark + "-elsewhere") is None
     child.communicate(b"\n")
     assert process_mark(child.pid) is None
+    assert is_alive(mark) is False
     assert process_mark() == process_mark(os.getpid())
 
 
@@ -61,7 +114,12 @@ def test_a_killed_run_is_failed_and_its_pool_slot_freed(monkeypatch, tmp_path):
         nothing()
 
     with open_instance() as instance:
-        marks = {"dead": "999999999:1", "alive": process_mark(), "foreign": None}
+        marks = {
+            "dead": f"999999999:1:{platform.node()}",
+            "alive": process_mark(),
+            "launched": None,
+            "elsewhere": "999999999:1:another-container",
+        }
         runs = {}
         for name, mark in marks.items():
             tags = {} if mark is None else {PROCESS_TAG: mark}
@@ -74,5 +132,5 @@ def test_a_killed_run_is_failed_and_its_pool_slot_freed(monkeypatch, tmp_path):
         assert fail_dead_runs(instance) == 1
         status = {name: instance.get_run_by_id(run_id).status for name, run_id in runs.items()}
         assert status["dead"] == dg.DagsterRunStatus.FAILURE
-        assert status["alive"] == status["foreign"] == dg.DagsterRunStatus.STARTED
+        assert status["alive"] == status["launched"] == status["elsewhere"] == dg.DagsterRunStatus.STARTED
         assert pools.claim_concurrency_slot("gpu", runs["alive"], "step").is_claimed

@@ -1,3 +1,9 @@
+import itertools
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -10,18 +16,19 @@ from resources import io_managers as managers
 from resources import storage
 from resources.files import write_atomically
 from resources.io_managers import StoreIOManager, io_managers
+from resources.reports import stored_reports
 from resources.storage import AssetStore, local_directory
 from resources.stored_table import StoredTable
 
 PARTS = dg.StaticPartitionsDefinition(["a", "b"])
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def store(request, tmp_path, monkeypatch) -> AssetStore:
     monkeypatch.setenv("RECSYS_HOME", str(tmp_path / "home"))
-    if request.param == "local":
-        return AssetStore(root=str(tmp_path / "store"))
-    return AssetStore(root=f"memory://{tmp_path.name}")
+    if request.param == "s3":
+        return AssetStore(root=f"s3://{request.getfixturevalue('s3_store').bucket}/{tmp_path.name}")
+    return AssetStore(root=str(tmp_path / "store") if request.param == "local" else f"memory://{tmp_path.name}")
 
 
 def round_trip(store: AssetStore, form: str, value, partition: str = "a"):
@@ -200,3 +207,79 @@ def test_a_table_is_read_in_pieces_where_the_input_asks_for_it(store):
     assert run("a").success
     failed = run("b")
     assert "thing has not been materialized for b" in str(failed.get_step_failure_events()[0].step_failure_data.error)
+
+
+def write_for_ever(root: str, done) -> None:
+    """Store a table and a directory, each of one number, of the next, ..., and tell the last that is done."""
+    store = AssetStore(root=root)
+    manager = StoreIOManager(store=store, form="directory").create_io_manager(dg.build_init_resource_context())
+    for number in itertools.count(done.value + 1):
+        table = pd.DataFrame({"number": number, "noise": noise(number)})
+        write_atomically(store.path("table", "a"), lambda local, table=table: table.to_parquet(local))
+        folder = store.staging("directory", "a")
+        for name in ("first", "second"):
+            (folder / name).write_bytes(number.to_bytes(8, "big") + noise(number).tobytes())
+        manager.dump_to_path(dg.build_output_context(), folder, store.path("directory", "a", ""))
+        done.value = number
+
+
+def noise(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(1 << 62, size=200_000)
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_values_in_an_object_store(s3_store, tmp_path, monkeypatch):
+    """SIGKILL while objects of 1.6 MB are put, and a reader all the time."""
+    monkeypatch.setenv("RECSYS_HOME", str(tmp_path))
+    root, rng, seen = f"s3://{s3_store.bucket}/{tmp_path.name}", np.random.default_rng(0), set()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "pandas", "s3fs", "resources.storage"])
+    done = context.Value("q", 0)
+    for _ in range(5):
+        before = done.value
+        writer = context.Process(target=write_for_ever, args=(root, done))
+        writer.start()
+        while done.value == before:
+            assert writer.is_alive()
+            time.sleep(0.01)
+        end = time.monotonic() + rng.uniform(0, 0.5)
+        while time.monotonic() < end:
+            seen.add(whole(AssetStore(root=root)))
+        writer.kill()
+        writer.join()
+        # What the cut write had finished may be there already, whole.
+        assert set(whole(AssetStore(root=root))) <= {done.value, done.value + 1}
+    assert len(seen) > 3
+
+
+def whole(store: AssetStore) -> tuple[int, int]:
+    """Which numbers the table and the directory hold; all parts of each have to be of one."""
+    table = store.previous_table("table", "a")
+    (number,) = table["number"].unique()
+    np.testing.assert_array_equal(table["noise"], noise(number))
+    first, second = ((store.previous_directory("directory", "a") / name).read_bytes() for name in ("first", "second"))
+    assert first == second
+    return int(number), int.from_bytes(first[:8], "big")
+
+
+def test_a_process_that_lives_long_sees_what_others_store(s3_store, tmp_path):
+    store = AssetStore(root=f"s3://{s3_store.bucket}/{tmp_path.name}")
+    write_atomically(store.path("interest_report", "a", ".html"), lambda local: local.write_text("one"))
+    assert stored_reports(store) == ["a"]
+    other = "import sys; from upath import UPath; UPath(sys.argv[1]).write_text('another')"
+    for name in ("a", "b"):
+        subprocess.run([sys.executable, "-c", other, str(store.path("interest_report", name, ".html"))], check=True)
+    assert stored_reports(store) == ["a", "b"]
+    assert store.path("interest_report", "a", ".html").read_text() == "another"
+
+
+def test_fetched_directories_of_earlier_versions_are_removed_after_a_day(s3_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("RECSYS_HOME", str(tmp_path))
+    store, fetched = AssetStore(root=f"s3://{s3_store.bucket}/{tmp_path.name}"), []
+    for number in range(3):
+        source = store.staging("thing", "a")
+        (source / "model.bin").write_text(str(number))
+        fetched.append(round_trip(store, "directory", source)[0])
+        if number == 0:
+            os.utime(fetched[0], (1, 1))
+    assert [folder.exists() for folder in fetched] == [False, True, True]
+    assert fetched[2] == local_directory(store.path("thing", "a", ""))

@@ -16,7 +16,9 @@ from recsys_dagster.g2rec.model import G2Rec, fitted, profile_arrays, train_g2re
 from recsys_dagster.layers.repeats import UNIT
 from recsys_dagster.models import load_model
 from recsys_dagster.training.batching import SequenceBatch, pad
+from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.loop import validation_recall
+from recsys_dagster.training.ranking import target_ranks, top_n
 from recsys_dagster.training.runtime import Runtime
 
 pytestmark = pytest.mark.usefixtures("small_cutoff")
@@ -226,6 +228,32 @@ def test_training_starts_from_the_tokens_learns_and_is_read_back(toy_data, tmp_p
     curve = pd.read_parquet(tmp_path / "g2rec" / "training.parquet")
     assert curve["item_loss"].iloc[-1] < curve["item_loss"].iloc[0]
     assert validation_recall(load_model(tmp_path / "g2rec"), toy_data) == pytest.approx(facts["validation_recall"])
+
+
+def test_places_that_people_come_back_to_are_ranked_as_training_saw_it(tmp_path):
+    """Each user goes to and fro between two places: the last one but one comes next, the last one never does."""
+    rng, rows = np.random.default_rng(0), []
+    for user in range(100):
+        pair, length = rng.choice(24, 2, replace=False), int(rng.integers(6, 9))
+        rows += [(user, pair[t % 2], t, t, max(0, t - length + 3)) for t in range(length)]
+    table = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "position", "split"])
+    data = SequenceData.from_tables(table, n_users=100, n_items=24, max_length=6)
+    assert not data.mask_seen, "history items are candidates: every target is one"
+    config = SMALL.model_copy(update={"epochs": 2, "learning_rate": 1e-2})
+    nothing = np.zeros((24, 16), dtype=np.float32)
+    train_g2rec(data, GRAPH, memberships(), tokens(data), nothing, config, Runtime(), tmp_path)
+    model, history = load_model(tmp_path), data.history(TEST)
+    assert model.repeats.by_lag[1] > 0 > model.repeats.by_lag[0]
+
+    def found():
+        best, _ = top_n(model, np.arange(data.n_users), history, n=1, mask_seen=data.mask_seen)
+        ranks, _ = target_ranks(model, history, data.targets(TEST), mask_seen=data.mask_seen)
+        assert (ranks.ranks == 1).tolist() == (best[:, 0] == data.test.items).tolist(), "lists show what is measured"
+        return (ranks.ranks == 1).mean()
+
+    assert found() > 0.95, "the bias reaches the final ranking, decoding included"
+    model.repeats = None
+    assert found() < 0.5, "the decoder without it"
 
 
 def test_embeddings_of_another_size_keep_their_products():
