@@ -60,8 +60,8 @@ class SoftConfig(LeidenConfig):
         default=1.0,
         ge=0,
         description="How strongly a warm night holds items to last night's memberships (weight of the divergence from "
-        "them, against T times entropy), at levels where that costs no more than max_modularity_loss against last "
-        "night. 0: tonight's graph alone decides.",
+        "them, against T times entropy), at levels where that costs less than a tenth of last "
+        "night's modularity. 0: tonight's graph alone decides.",
     )
     solver_device: str = Field(default="cpu", description="cpu (all cores), or the torch device that solves: cuda.")
     min_probability: float = Field(

@@ -28,6 +28,8 @@ ROUNDS = 6
 """Most times that a cold level chooses the support again; a warm one goes on from a support that has settled."""
 ROUGHLY = 3.0
 """Times the tolerance to which supports that will be chosen again, and temperatures that are tried, are solved."""
+MUCH_NEWS = 0.1
+"""Share of last night's soft modularity that being held to it may cost a level; more, and the news is not little."""
 SETTLED = 0.99
 """Adjusted Rand index of two rounds' most probable prototypes from which a level has settled."""
 
@@ -164,7 +166,7 @@ def settle_warm(
 ) -> Settled:
     """Settle a level of `warm_level`; cluster it afresh where the news is more than a little.
 
-    That is so where being held costs more than `max_modularity_loss` of last night's soft modularity. The better of
+    That is so where being held costs more than `MUCH_NEWS` of last night's soft modularity. The better of
     the two is taken; a prototype keeps its id by its members (`alignment.align`).
 
     With the engine `cugraph`, which clusters in a job of its own, the level stays held and a warning says so.
@@ -178,7 +180,7 @@ def settle_warm(
         seed: of Leiden.
     """
     held = settle(network, level, level.start, temperature, config, rounds=0)
-    if held.modularity >= q_last - config.max_modularity_loss * abs(q_last):
+    if held.modularity >= q_last - MUCH_NEWS * abs(q_last):
         return held
     if config.engine == "cugraph":  # no job in mid-night
         logger.warning("gamma %g has more than a little news: run once with warm_start: false", level.problem.gamma)

@@ -57,8 +57,8 @@ def soft_memberships(
 
     After a last night items keep their prototypes, new ones find a place among them (see `extend`), and the solver goes
     on from last night's memberships with its gammas and temperatures, held back by them (see `Inertia`): an unchanged
-    graph changes nothing, and a little news moves few items. Where being held back costs a level more than
-    `max_modularity_loss` of last night's soft modularity, the news is not little and the level is clustered afresh.
+    graph changes nothing, and a little news moves few items. Where being held back costs a level a tenth of last
+    night's soft modularity, the news is not little and the level is clustered afresh.
 
     Args:
         graph: co-engagement graph of the train split.

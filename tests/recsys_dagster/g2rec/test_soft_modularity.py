@@ -170,7 +170,7 @@ def test_inertia_holds_items_and_lets_new_ones_go() -> None:
     assert new.max() == pytest.approx(free.max(), abs=0.1)  # nothing holds it: neither spread out nor kept where it was
 
 
-def test_inertia_lets_go_where_the_news_is_not_little() -> None:
+def test_inertia_lets_go_where_the_news_is_not_little(monkeypatch) -> None:
     graph, n = planted(6, 15, seed=4)
     config = SoftConfig(gammas=[3.0], rho=4, temperatures=[0.05])
     first, facts = soft_memberships(graph, n, config)
@@ -190,8 +190,8 @@ def test_inertia_lets_go_where_the_news_is_not_little() -> None:
     _, warm = soft_memberships(swapped(n), n, config, last=last)
     assert not warm["levels"][0]["held"]
     assert warm["levels"][0]["q_soft"] > cold["levels"][0]["q_soft"] - 0.03 * abs(cold["levels"][0]["q_soft"])
-    held = config.model_copy(update={"max_modularity_loss": 100.0})
-    _, stuck = soft_memberships(swapped(n), n, held, last=last)
+    monkeypatch.setattr("recsys_dagster.g2rec.soft_levels.MUCH_NEWS", 100.0)
+    _, stuck = soft_memberships(swapped(n), n, config, last=last)
     assert stuck["levels"][0]["held"]
     assert stuck["levels"][0]["q_soft"] < warm["levels"][0]["q_soft"]
 
