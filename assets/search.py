@@ -20,7 +20,7 @@ from assets.common import (
 )
 from assets.partitions import datasets
 from assets.tables import conform, definition_metadata
-from recsys_dagster.errors import RecsysError
+from recsys_dagster.errors import DamagedFileError, RecsysError
 from recsys_dagster.larmi.config import LARMIConfig
 from resources.gpu import GpuResource
 from resources.storage import AssetStore
@@ -153,8 +153,18 @@ def learned_from_tables(
 
 
 def stored_trials(store: AssetStore, dataset: str) -> dict[str, pd.DataFrame]:
-    """The stored row of each trial of a dataset that has one."""
-    tables = {trial: store.previous_table("larmi_trials", f"{dataset}/{trial}") for trial in TRIALS}
+    """The stored row of each trial of a dataset that has one.
+
+    Raises:
+        DamagedFileError: one of them cannot be read.
+    """
+    tables = {}
+    for trial in TRIALS:
+        try:
+            tables[trial] = store.previous_table("larmi_trials", f"{dataset}/{trial}")
+        except DamagedFileError as error:
+            again = f"remove that file, then: recsys-dagster search --dataset {dataset} --trial {trial}"
+            raise DamagedFileError(error.message, mend=again) from error
     return {trial: table for trial, table in tables.items() if table is not None}
 
 

@@ -154,13 +154,27 @@ def local_directory(path: "UPath") -> Path:
         DamagedFileError: one of its files is not whole.
     """
     version = current_version(path)
-    if version is None or not (path / version).exists():
-        raise FileNotFoundError(
-            f"{path} holds no stored directory: materialize {path.parent.name} for {path.name} first"
-        )
+    while version is not None:
+        try:
+            found = _version_of(path, version)
+        except FileNotFoundError:
+            found = None
+        # A version that two others followed meanwhile is removed, perhaps while it was being read.
+        before, version = version, current_version(path)
+        if found is not None and (as_local(path) is not None or version == before):
+            check_whole(found, path)
+            return found
+        if version == before:
+            break
+    raise FileNotFoundError(f"{path} holds no stored directory: materialize {path.parent.name} for {path.name} first")
+
+
+def _version_of(path: "UPath", version: str) -> Path:
+    """A local path to one version of a stored directory, fetched where it has to be; nothing is checked."""
     local = as_local(path)
     if local is not None:
-        check_whole(local / version, path)
+        if not (local / version).is_dir():
+            raise FileNotFoundError(str(local / version))
         return local / version
     cached = home() / "cache" / "directories" / path.parent.name / path.name / version
     if cached.is_dir():
@@ -171,14 +185,14 @@ def local_directory(path: "UPath") -> Path:
     if not cached.is_dir():
         beside = cached.parent / f".{version}.{uuid.uuid4().hex[:8]}.part"
         beside.mkdir(parents=True)
-        path.fs.get(f"{(path / version).path}/", f"{beside}/", recursive=True)
         try:
+            path.fs.get(f"{(path / version).path}/", f"{beside}/", recursive=True)
             beside.replace(cached)
         except OSError:
+            shutil.rmtree(beside, ignore_errors=True)
             if not cached.is_dir():  # else another process was quicker
                 raise
         for left in cached.parent.iterdir():
             if left != cached and time.time() - left.stat().st_mtime > STALE_S:
                 shutil.rmtree(left, ignore_errors=True)
-    check_whole(cached, path)
     return cached

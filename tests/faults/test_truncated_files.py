@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from assets.search import TRIALS, stored_trials
 from recsys_dagster.errors import DamagedFileError
 from resources.storage import AssetStore, local_directory, read_parquet
 from resources.stored_table import StoredTable
@@ -77,5 +78,19 @@ def test_no_form_is_read_in_part(tmp_path, share):
     cut(table, share)
     with pytest.raises(DamagedFileError, match=r"thing/a\.parquet is damaged.*--dataset a --select thing"):
         read_parquet(UPath(table))
-    with pytest.raises(DamagedFileError, match="is damaged"):
-        list(StoredTable(UPath(table)).batches(["x"]))
+    for read in (len, StoredTable.columns, StoredTable.read, lambda stored: list(stored.values("x"))):
+        with pytest.raises(DamagedFileError, match="is damaged"):
+            read(StoredTable(UPath(table)))
+
+
+def test_a_cut_trial_is_named_with_the_command_that_trains_it_again(tmp_path):
+    store = AssetStore(root=str(tmp_path))
+    first, second = list(TRIALS)[:2]
+    for trial in (first, second):
+        path = Path(store.path("larmi_trials", f"sample/{trial}").path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame({"trial": [trial]}).to_parquet(path)
+    assert list(stored_trials(store, "sample")) == [first, second]
+    cut(path, 0.5)
+    with pytest.raises(DamagedFileError, match=rf"{second}.*remove that file.*--dataset sample --trial {second}"):
+        stored_trials(store, "sample")
