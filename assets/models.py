@@ -229,7 +229,7 @@ def larmi_model(
     )  # fmt: skip
 
 
-@dg.asset(**TRAINED, group_name="g2rec", code_version="4")
+@dg.asset(**TRAINED, group_name="g2rec", code_version="5")
 def g2rec_model(
     context: dg.AssetExecutionContext,
     config: G2RecModelConfig,

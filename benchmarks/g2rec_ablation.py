@@ -76,7 +76,7 @@ VARIANTS: dict[str, Variant] = {
     "without interest tokens": Variant({"profile_weight": 0.0}, model=ItemsOnly),
     "interleaved layout": Variant({"layout": "interleaved"}),
     "inner products": Variant({"similarity": "inner"}),
-    "sampled loss": Variant({"negatives": 2048}),
+    "loss over the whole catalogue": Variant({"negatives": 0}),
     "without repeat bias": Variant({"repeats": False}),
     FROM_SASREC: Variant({"start": "sasrec"}),
     "decoder's scores alone": Variant({"decoding": False}),

@@ -208,23 +208,22 @@ class GraphBuilder:
         starts, places = kernels.group_by_item(whole.items, self._n_items)
         cost = kernels.clique_costs(starts, places, ends)
         counts = np.zeros(self._n_items, dtype=np.int64)
-        columns, values = [], []
-        for begin, stop in pieces(cost, self._config.chunk_pairs):
-            room = int(cost[stop] - cost[begin])
-            block = np.empty(room, dtype=np.int32), np.empty(room)
+        kept = np.empty(0, dtype=np.int32), np.empty(0)
+        blocks = list(pieces(cost, self._config.chunk_pairs))
+        room = max(int(cost[stop] - cost[begin]) for begin, stop in blocks)
+        block = np.empty(room, dtype=np.int32), np.empty(room)
+        for begin, stop in blocks:
             before = cost - cost[begin]
 
-            def work(first: int, last: int, block: Any = block, before: Any = before, begin: int = begin) -> None:
+            def work(first: int, last: int, before: Any = before, begin: int = begin) -> None:
                 kernels.clique_rows(
                     begin + first, begin + last, starts, places, ends, whole.items, share, whole.decay, before, *block,
                     counts,
                 )  # fmt: skip
 
             parallel_rows(work, before[begin : stop + 1])
-            _, packed, sums = kernels.compact(before[begin:stop], counts[begin:stop], *block)
-            columns.append(packed)
-            values.append(sums)
-        return self._matrix((_running(counts), np.concatenate(columns), np.concatenate(values)))
+            _compact(before[begin:stop], counts[begin:stop], block, kept)
+        return self._matrix((_running(counts), *kept))
 
     def _draws(self, drawn: _Chunk) -> sparse.csr_array | None:
         from recsys_dagster.g2rec import pair_kernels as kernels
@@ -250,7 +249,9 @@ class GraphBuilder:
             kernels.sum_rows(first, last, starts, places, right, weight, columns, values, counts, self._n_items)
 
         parallel_rows(work, starts)
-        return self._matrix(kernels.compact(starts[:-1], counts, columns, values))
+        kept = np.empty(0, dtype=np.int32), np.empty(0)
+        _compact(starts[:-1], counts, (columns, values), kept)
+        return self._matrix((_running(counts), *kept))
 
     def _matrix(self, parts: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]) -> sparse.csr_array:
         indptr, columns, values = parts
@@ -320,3 +321,24 @@ class _Chunk:
 
 def _running(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+Entries = tuple[NDArray[np.int32], NDArray[np.float64]]
+"""Columns and values of a sparse matrix."""
+
+
+def _compact(starts: NDArray[np.int64], counts: NDArray[np.int64], rows: Entries, kept: Entries) -> None:
+    """Append rows that have `counts` entries from `starts` on, without the gaps between them.
+
+    The arrays grow in place: a large one is moved by its page table, where a copy would cost more than all the sums.
+    """
+    from recsys_dagster.g2rec import pair_kernels as kernels
+
+    indptr = len(kept[0]) + _running(counts)
+    for array in kept:
+        array.resize(int(indptr[-1]), refcheck=False)  # nobody else has them yet
+
+    def work(first: int, last: int) -> None:
+        kernels.compact_rows(first, last, starts, counts, *rows, indptr, *kept)
+
+    parallel_rows(work, indptr - indptr[0])

@@ -73,11 +73,10 @@ def clique_costs(starts: Any, places: Any, ends: Any) -> Any:
 @compiled
 def _add(total: Any, words: Any, summary: Any, column: int, weight: float) -> None:
     """Add to a row's sum at a column. `words` holds one bit for each column met, `summary` one for each word not 0."""
-    if total[column] == 0.0:
-        word = column >> 6
-        if words[word] == 0:
-            summary[word >> 6] |= np.uint64(1) << np.uint64(word & 63)
-        words[word] |= np.uint64(1) << np.uint64(column & 63)
+    # Most pairs are new to a row, but one never knows which: three writes cost less than a branch that is guessed.
+    word = column >> 6
+    summary[word >> 6] |= np.uint64(1) << np.uint64(word & 63)
+    words[word] |= np.uint64(1) << np.uint64(column & 63)
     total[column] += weight
 
 
@@ -151,18 +150,16 @@ def _emptied(total: Any, words: Any, summary: Any, row: int, base: int, columns:
 
 
 @compiled
-def compact(cost: Any, counts: Any, columns: Any, values: Any) -> Any:
-    """Close the gaps that `clique_rows` and `sum_rows` leave: indptr, columns, values of a CSR matrix."""
-    indptr = np.zeros(len(counts) + 1, np.int64)
-    for row in range(len(counts)):
-        indptr[row + 1] = indptr[row] + counts[row]
-    packed = np.empty(indptr[-1], columns.dtype)
-    sums = np.empty(indptr[-1], values.dtype)
-    for row in range(len(counts)):
+def compact_rows(
+    first: int, last: int, cost: Any, counts: Any, columns: Any, values: Any, indptr: Any, packed: Any, sums: Any
+) -> None:
+    """Close the gaps that `clique_rows` and `sum_rows` leave, for rows first..last-1: from ``cost[row]`` to
+    ``indptr[row]``.
+    """
+    for row in range(first, last):
         for k in range(counts[row]):
             packed[indptr[row] + k] = columns[cost[row] + k]
             sums[indptr[row] + k] = values[cost[row] + k]
-    return indptr, packed, sums
 
 
 @compiled

@@ -70,32 +70,45 @@ def support_rows(
 
 
 @compiled
-def _gather(begin: int, end: int, neighbours: Any, weights: Any, places: Any, p: Any, pull: Any) -> None:
-    """Add ``w_ij p_j`` of the edges begin..end-1 to `pull` [C + 1], without a branch: what nobody asked for is left
-    there as rubbish, and whoever wants an entry sets it to 0 before.
+def _gather(begin: int, end: int, neighbours: Any, weights: Any, places: Any, sizes: Any, p: Any, pull: Any) -> None:
+    """Add ``w_ij p_j`` of the edges begin..end-1 to `pull` [C]; what nobody asked for is left there as rubbish, and
+    whoever wants an entry sets it to 0 before.
     """
-    rho = places.shape[1]
     for e in range(begin, end):
         j, w = neighbours[e], weights[e]
-        for s in range(rho):
+        for s in range(sizes[j]):
             pull[places[j, s]] += w * p[j, s]
 
 
 @compiled
 def pull_rows(
-    first: int, last: int, indptr: Any, neighbours: Any, weights: Any, places: Any, p: Any, n_prototypes: int, out: Any
-) -> None:
+    first: int, last: int, indptr: Any, neighbours: Any, weights: Any, places: Any, sizes: Any, p: Any,
+    n_prototypes: int, out: Any,
+) -> None:  # fmt: skip
     """``(A P)_ia`` at the support of items first..last-1, by gathering the rows of P of each item's neighbours.
 
-    `places` int32 [N, rho] and `p` [N, rho] are padded with prototype C and probability 0.
+    Of each row of `places` int32 [N, rho] and `p` [N, rho] the first `sizes` [N] are in use; `out` is 0 elsewhere.
     """
-    pull = np.zeros(n_prototypes + 1)
+    pull = np.zeros(n_prototypes)
     for item in range(first, last):
-        for s in range(places.shape[1]):
+        for s in range(sizes[item]):
             pull[places[item, s]] = 0.0
-        _gather(indptr[item], indptr[item + 1], neighbours, weights, places, p, pull)
+        _gather(indptr[item], indptr[item + 1], neighbours, weights, places, sizes, p, pull)
         for s in range(places.shape[1]):
-            out[item, s] = pull[places[item, s]] if places[item, s] < n_prototypes else 0.0
+            out[item, s] = pull[places[item, s]] if s < sizes[item] else 0.0
+
+
+@compiled
+def reorder_rows(
+    first: int, last: int, indptr: Any, neighbours: Any, weights: Any, order: Any, place: Any, new_indptr: Any,
+    new_neighbours: Any, new_weights: Any,
+) -> None:  # fmt: skip
+    """Rows first..last-1 of a symmetric matrix whose row i was row ``order[i]``; ``place[order[i]]`` is i."""
+    for row in range(first, last):
+        start = indptr[order[row]]
+        for k in range(new_indptr[row + 1] - new_indptr[row]):
+            new_neighbours[new_indptr[row] + k] = place[neighbours[start + k]]
+            new_weights[new_indptr[row] + k] = weights[start + k]
 
 
 @compiled
@@ -149,7 +162,7 @@ def _best_row(field: Any, row: Any, n: int, self_weight: float, temperature: flo
 
 @compiled
 def ascend(
-    indptr: Any, neighbours: Any, weights: Any, degree: Any, places: Any, p: Any, mass: Any, gamma: float,
+    indptr: Any, neighbours: Any, weights: Any, degree: Any, places: Any, sizes: Any, p: Any, mass: Any, gamma: float,
     total: float, temperature: float, weight: Any, log_last: Any, stale: Any, noticed: float,
 ) -> float:  # fmt: skip
     """One sweep of exact coordinate ascent: every stale item in turn takes the row that maximises J given all others.
@@ -161,8 +174,7 @@ def ascend(
     its neighbours `stale`. Returns the share of all degree that moved.
     """
     n_items, rho = places.shape
-    n_prototypes = len(mass)
-    pull = np.zeros(n_prototypes + 1)
+    pull = np.zeros(len(mass))
     field, row = np.empty(rho), np.empty(rho)
     moved = 0.0
     for item in range(n_items):
@@ -170,11 +182,10 @@ def ascend(
         if k == 0.0 or not stale[item]:
             continue
         stale[item] = False
-        n = 0
-        while n < rho and places[item, n] < n_prototypes:
-            pull[places[item, n]] = 0.0
-            n += 1
-        _gather(indptr[item], indptr[item + 1], neighbours, weights, places, p, pull)
+        n = sizes[item]
+        for s in range(n):
+            pull[places[item, s]] = 0.0
+        _gather(indptr[item], indptr[item + 1], neighbours, weights, places, sizes, p, pull)
         held = 1.0 + weight[item]
         own = gamma * k / (total * held)
         for s in range(n):

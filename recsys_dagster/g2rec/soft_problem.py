@@ -35,9 +35,9 @@ class Support:
         return self.prototypes >= 0
 
     @cached_property
-    def padded(self) -> NDArray[np.int32]:
-        """`prototypes` with C in place of -1, as the compiled loops read it."""
-        return np.where(self.used, self.prototypes, np.int32(self.n_prototypes))
+    def sizes(self) -> NDArray[np.int32]:
+        """int32 [N]: how many places of each item are in use; they are its first."""
+        return self.used.sum(axis=1, dtype=np.int32)
 
     def matrix(self, p: Floats) -> sparse.csr_array:
         """P as CSR [N, C] from its values [N, rho]."""
@@ -127,6 +127,29 @@ class SoftProblem:
     def _places(self) -> NDArray[np.int32]:
         return self.support.prototypes[self.support.used]
 
+    def reordered(self, order: NDArray[np.int64]) -> SoftProblem:
+        """The same problem with items in another order: item i of it is item ``order[i]`` of this one."""
+        from recsys_dagster.g2rec import soft_kernels as kernels
+
+        matrix, place = self.matrix, np.empty(len(order), dtype=self.matrix.indices.dtype)
+        place[order] = np.arange(len(order))
+        indptr = np.concatenate([[0], np.cumsum(np.diff(matrix.indptr)[order])]).astype(matrix.indptr.dtype)
+        neighbours, weights = np.empty_like(matrix.indices), np.empty_like(matrix.data)
+
+        def work(first: int, last: int) -> None:
+            kernels.reorder_rows(
+                first, last, matrix.indptr, matrix.indices, matrix.data, order, place, indptr, neighbours, weights
+            )
+
+        parallel_rows(work, indptr.astype(np.int64))
+        return SoftProblem(
+            Support(self.support.prototypes[order], self.support.n_prototypes),
+            sparse.csr_array((weights, neighbours, indptr), shape=matrix.shape),
+            self.degree[order],
+            self.gamma,
+            Inertia(self.inertia.weight[order], self.inertia.log_last[order]),
+        )
+
     @property
     def xp(self) -> Any:
         """The module whose arrays this problem computes with."""
@@ -149,8 +172,8 @@ class SoftProblem:
 
         def work(first: int, last: int) -> None:
             kernels.pull_rows(
-                first, last, matrix.indptr, matrix.indices, matrix.data, support.padded, p, support.n_prototypes,
-                out,
+                first, last, matrix.indptr, matrix.indices, matrix.data, support.prototypes, support.sizes, p,
+                support.n_prototypes, out,
             )  # fmt: skip
 
         parallel_rows(work, self._cost)

@@ -25,6 +25,9 @@ from recsys_dagster.g2rec.soft_problem import Floats, SoftProblem
 NOTICED = 0.05
 """L1 change of an item's row from which its neighbours are looked at again before the next sweep over all items."""
 
+CACHED_PLACES = 1_000_000
+"""Places of P (12 bytes each) that stay in a processor's cache; of more, items are visited prototype by prototype."""
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -67,6 +70,11 @@ def fixed_point(
         return damped(problem, start, temperature, damping, tolerance, max_iterations)
     from recsys_dagster.g2rec import soft_kernels as kernels
 
+    order = None
+    if start.size > CACHED_PLACES:  # an item's neighbours, mostly of its own prototype, then lie near each other
+        labels = np.take_along_axis(problem.support.prototypes, start.argmax(axis=1)[:, None], axis=1)[:, 0]
+        order = np.argsort(labels, kind="stable")
+        problem, start = problem.reordered(order), start[order]
     p = np.array(start, dtype=np.float64)
     mass = problem.mass(p)
     matrix, support, stale = problem.matrix, problem.support, np.ones(len(p), dtype=np.bool_)
@@ -74,15 +82,19 @@ def fixed_point(
     while iteration < max_iterations:
         iteration += 1
         moved = kernels.ascend(
-            matrix.indptr, matrix.indices, matrix.data, problem.degree, support.padded, p, mass, problem.gamma,
-            problem.total, float(temperature), problem.inertia.weight, problem.inertia.log_last, stale, NOTICED,
+            matrix.indptr, matrix.indices, matrix.data, problem.degree, support.prototypes, support.sizes, p, mass,
+            problem.gamma, problem.total, float(temperature), problem.inertia.weight, problem.inertia.log_last, stale,
+            NOTICED,
         )  # fmt: skip
         if moved < tolerance and whole:
             break
         # Between sweeps over all items only those are visited whose neighbours changed, until these are at rest.
         whole = moved < tolerance
         stale |= whole
-    return Solution(p, problem.objective(p, temperature), iteration, bool(whole and moved < tolerance))
+    objective = problem.objective(p, temperature)
+    if order is not None:
+        p[order] = p.copy()
+    return Solution(p, objective, iteration, bool(whole and moved < tolerance))
 
 
 def damped(

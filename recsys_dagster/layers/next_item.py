@@ -33,7 +33,7 @@ class NextItem(nn.Module):
         bias: ScoreBias | None = None,
         part_of: Place | None = None,
     ) -> torch.Tensor:
-        """Cross-entropy over the catalogue, or over a sample of it where `negatives` is set.
+        """Cross-entropy over the catalogue, or over a sample of it where it is larger than `negatives`.
 
         With label smoothing e the wanted distribution is 1 - e on the target and e spread over all items, which adds
         ``e (s_target - mean of all s)``.
@@ -46,7 +46,7 @@ class NextItem(nn.Module):
             part_of: the larger batch that the positions are a part of, if they are: a sample is drawn for all of it.
         """
         queries, items = self.similarity.queries(states), self.similarity.items(vectors)
-        if self.negatives:
+        if 0 < self.negatives < len(items):
             wanted, draws = targets, None
             if part_of is not None and part_of.whole.targets is not None:
                 wanted, draws = part_of.whole.targets[part_of.whole.mask], part_of.draws

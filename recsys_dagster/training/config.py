@@ -47,8 +47,8 @@ class NextItemConfig(TrainingConfig):
     negatives: int = Field(
         0,
         ge=0,
-        description="0: cross-entropy over the whole catalogue; otherwise over this many items drawn for each batch, "
-        "corrected for how they were drawn (for catalogues of millions)",
+        description="0: cross-entropy over the whole catalogue; otherwise, where it is larger than this, over so many "
+        "items drawn for each batch, corrected for how they were drawn",
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of the target's probability spread over all items"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from soft_cases import loop_modularity, problem_of, random_p, soft_value
 
 from recsys_dagster.errors import RecsysError
+from recsys_dagster.g2rec import soft_solvers
 from recsys_dagster.g2rec.graph import adjacency
 from recsys_dagster.g2rec.merging import hard_modularity
 from recsys_dagster.g2rec.soft_problem import soft_modularity
@@ -167,3 +168,25 @@ def test_higher_temperature_is_softer() -> None:
     for solve in (fixed_point, adam):
         with pytest.raises(RecsysError, match="temperature is -1"):
             solve(problem, start, -1.0)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_visiting_items_prototype_by_prototype_ends_at_a_fixed_point_of_the_same_items(monkeypatch, held: bool) -> None:
+    problem, _, labels = problem_of(held=held)
+    order = np.random.default_rng(0).permutation(len(labels))
+    again = problem.reordered(order)
+    p = random_p(problem, 0)
+    assert again.objective(p[order], 0.05) == pytest.approx(problem.objective(p, 0.05))
+    np.testing.assert_allclose(again.field(p[order]), problem.field(p)[order])
+    np.testing.assert_array_equal(again.matrix.toarray(), problem.matrix.toarray()[order][:, order])
+
+    start = problem.support.hard(labels)
+    plain = fixed_point(problem, start, 0.05, tolerance=1e-9, max_iterations=2000)
+    monkeypatch.setattr(soft_solvers, "CACHED_PLACES", 0)
+    solution = fixed_point(problem, start, 0.05, tolerance=1e-9, max_iterations=2000)
+    assert solution.converged
+    assert solution.objective == pytest.approx(plain.objective, rel=1e-3)
+    assert solution.objective == pytest.approx(problem.objective(solution.p, 0.05))
+    weight = problem.inertia.weight[:, None]
+    logits = problem.field(solution.p) / 0.05 + weight * problem.inertia.log_last
+    np.testing.assert_allclose(solution.p, problem.softmax(logits / (1 + weight)), atol=1e-6)

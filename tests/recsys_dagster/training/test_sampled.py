@@ -63,3 +63,11 @@ def test_label_smoothing_equals_the_dense_form():
             scores = scores.index_put((added.positions, added.items), added.values, accumulate=True)
         want = torch.nn.functional.cross_entropy(scores, targets, label_smoothing=0.1)
         torch.testing.assert_close(got, want)
+
+
+def test_a_catalogue_that_is_no_larger_than_the_sample_is_compared_as_a_whole():
+    queries, items, targets, bias = some()
+    whole = NextItem(NextItemConfig(similarity="inner")).loss(queries, items, targets, bias)
+    for negatives, same in ((len(items), True), (len(items) + 1, True), (len(items) - 1, False)):
+        model = NextItem(NextItemConfig(similarity="inner", negatives=negatives))
+        assert (model.loss(queries, items, targets, bias).item() == whole.item()) == same
