@@ -136,8 +136,8 @@ def by_level(network: Network, facts: dict[str, Any], first: Night, links: np.nd
 def solvers(network: Network, facts: dict[str, Any]) -> dict[str, Any]:
     """fixed_point and Adam on the same problems from the same start, level by level: seconds to the same objective.
 
-    It is the one at which fixed_point ends with the tolerance of the job. Where Adam is not there after 1,000 steps, its
-    time is a lower bound (`adam_reached`).
+    It is the one at which fixed_point ends with the job's tolerance. Where Adam is not there after 1,000 steps its time
+    is a lower bound (`adam_reached`).
     """
     rows = []
     for level in facts["levels"]:
