@@ -8,7 +8,6 @@ on Beauty, Sports, Toys and Yelp it has 1.1 to 2.5 %. The whole of `build_clique
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from benchmarks.coengagement import synthetic
 from benchmarks.common import main
 from recsys_dagster.larmi.cliques import CliqueConfig, CliqueInputs, build_cliques, neighbour_recall
+from recsys_dagster.memory import peak_memory_mb
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     cliques = build_cliques(histories, config)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_memory_mb() / 2**10
     recall = neighbour_recall(CliqueInputs.of(histories, config), config, options.sample)
     return {
         "users": len(cliques),

@@ -8,7 +8,6 @@ Parts can be run alone with `--only`.
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from typing import Any
 
@@ -29,6 +28,7 @@ from recsys_dagster.larmi.max_cover import (
     solve_greedy,
 )
 from recsys_dagster.larmi.max_cover.generated import random_instance
+from recsys_dagster.memory import peak_memory_mb
 
 PARTS = ("generated", "starts", "real", "exact", "growth")
 
@@ -147,7 +147,7 @@ def real(options: argparse.Namespace) -> dict[str, Any]:
             f"{dataset}_sets_memberships_budget": [instance.n_sets, len(instance.items), instance.budget],
         }
         print(dataset, found[f"{dataset}_ratio"], found[f"{dataset}_seconds"], flush=True)
-    found["real_peak_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    found["real_peak_gib"] = round(peak_memory_mb() / 2**10, 2)
     return reported("real", found)
 
 
@@ -191,7 +191,7 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
         )
         print(rows[-1], flush=True)
     slope = np.polyfit(*(np.log([row[name] for row in rows]) for name in ("memberships", "seconds")), 1)[0]
-    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    peak = round(peak_memory_mb() / 2**10, 2)
     return {"growth": rows, "loglog_slope": round(float(slope), 3), "peak_gib": peak}
 
 

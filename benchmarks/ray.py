@@ -197,7 +197,7 @@ def rounds(log: Log, stage: str, engines: dict[str, Any], n: int) -> dict[str, A
 def driver_mb(folder: Path, size: int, engine: str) -> float:
     """Peak memory of a process that has a graph of this size made, MiB."""
     code = (
-        "import sys, json; from pathlib import Path; from resources.gpu import peak_memory_mb\n"
+        "import sys, json; from pathlib import Path; from recsys_dagster.memory import peak_memory_mb\n"
         "from benchmarks.ray import ENGINES, Log\n"
         "log = Log(Path(sys.argv[1]), int(sys.argv[2]))\n"
         "with ENGINES[sys.argv[3]].open() as engine: log.graph(engine)\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import time
 from typing import Any
@@ -16,6 +15,7 @@ from recsys_dagster.g2rec.graph import adjacency
 from recsys_dagster.g2rec.soft_device import soft_problem
 from recsys_dagster.g2rec.soft_problem import SoftProblem, choose_support
 from recsys_dagster.g2rec.soft_solvers import fixed_point
+from recsys_dagster.memory import peak_memory_mb
 
 TEMPERATURE = 0.02
 
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "iterations": solution.iterations,
             "converged": solution.converged,
         },
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_gib": round(peak_memory_mb() / 2**10, 2),
     }
 
 

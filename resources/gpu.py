@@ -1,10 +1,11 @@
 """The device that models train on, and what it was asked to do."""
 
-import sys
 from typing import Any, Literal
 
 import dagster as dg
 from pydantic import Field, field_validator
+
+from recsys_dagster.memory import peak_memory_mb
 
 
 class GpuResource(dg.ConfigurableResource):
@@ -104,15 +105,3 @@ class GpuResource(dg.ConfigurableResource):
             "precision": self.precision,
             "peak_memory_mb": round(peak_memory_mb(device), 1),
         }
-
-
-def peak_memory_mb(device: str = "cpu") -> float:
-    """Peak memory in MiB: allocated on the CUDA device since `runtime`, or resident in this process since it began."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

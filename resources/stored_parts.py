@@ -49,11 +49,12 @@ class StoredParts:
         write_atomically(self.folder / name, fill)
 
     def open(self, name: str) -> Any:
-        """A file that was written by `write`, for reading; mapped into memory where it is local."""
+        """A file that was written by `write`, for reading; an Arrow file of this machine is mapped into memory."""
         import pyarrow as pa
 
         local = as_local(self.folder / name)
-        return (self.folder / name).open("rb") if local is None else pa.memory_map(str(local))
+        mapped = local is not None and local.suffix == ".arrow"
+        return pa.memory_map(str(local)) if mapped else (self.folder / name).open("rb")
 
     def remove(self) -> None:
         """Remove all of it."""

@@ -59,11 +59,11 @@ class StoredTable:
         import pyarrow.parquet as pq
 
         with reading(self.path), self.path.open("rb") as file:
-            source = pq.ParquetFile(file)
+            source = pq.ParquetFile(file, pre_buffer=False)  # what is buffered stays until the file is closed
             if not source.metadata.num_rows:
                 yield source.schema_arrow.empty_table().column(column).to_numpy()
-            for batch in source.iter_batches(columns=[column], batch_size=ROWS):
-                yield batch.column(0).to_numpy(zero_copy_only=False)
+            for group in range(source.num_row_groups):
+                yield source.read_row_group(group, columns=[column], use_threads=False).column(0).to_numpy()
 
     def read(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """The whole table, or some columns of it."""
@@ -118,20 +118,22 @@ class PartedTable:
         return sum(part.rows for part in self.parts)
 
     def batches(self) -> Iterator[Any]:
-        """The rows as Arrow tables of about `ROWS` rows."""
+        """The rows as Arrow tables of at most `ROWS` rows, or one row group of a part."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        held: list[Any] = []
+        held, rows = [self.schema().empty_table()], 0
         for part in self.parts:
             with self.source.open(part.name) as file:
-                for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS):
-                    held.append(batch)
-                    if sum(len(each) for each in held) >= ROWS:
-                        yield pa.Table.from_batches(held)
-                        held = []
-        if held or not len(self):
-            yield pa.Table.from_batches(held, schema=self.schema())
+                source = pq.ParquetFile(file, pre_buffer=False)  # what is buffered stays until the file is closed
+                for group in range(source.num_row_groups):
+                    more = source.metadata.row_group(group).num_rows
+                    if rows and rows + more > ROWS:
+                        yield pa.concat_tables(held)
+                        held, rows = held[:1], 0
+                    held.append(source.read_row_group(group, use_threads=False))
+                    rows += more
+        yield pa.concat_tables(held)
 
     def schema(self) -> Any:
         """Columns and types."""
@@ -142,8 +144,11 @@ class PartedTable:
 
     def write(self, local: Path) -> None:
         """Write the whole table as one Parquet file."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         with pq.ParquetWriter(local, self.schema(), compression="zstd") as writer:
             for table in self.batches():
-                writer.write_table(table, row_group_size=2 * ROWS)
+                writer.write_table(table, row_group_size=ROWS)
+                del table
+                pa.default_memory_pool().release_unused()  # else the largest of many buffers of each kind stay

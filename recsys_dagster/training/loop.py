@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import logging
 import math
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from recsys_dagster.data.histories import VALIDATION, Histories
+from recsys_dagster.memory import peak_memory_mb
 from recsys_dagster.progress import Progress
 from recsys_dagster.training.batching import Batches, SequenceBatch, TrainBatches, pad
 from recsys_dagster.training.checkpoint import Checkpoint
@@ -201,13 +201,6 @@ def learning_rate_factor(step: int, total: int) -> float:
     [0.01, 0.911, 0.55, 0.1]
     """
     return min(1.0, (step + 1) / WARM_UP_STEPS) * max(1 - 0.9 * step / max(total, 1), 0.1)
-
-
-def peak_memory_mb(device: str) -> float:
-    """Peak memory of this process, or of the GPU where one is used, in MB."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def _train_epoch(
