@@ -249,4 +249,6 @@ def _take_step(model: SequentialModel, optimiser: torch.optim.Optimizer) -> None
     sum_gradients(model)
     nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     optimiser.step()
+    # a fused step writes without saying so, and what is made of the parameters and kept (`Made`) would never age
+    torch.autograd.graph.increment_version(tuple(model.parameters()))
     optimiser.zero_grad(set_to_none=True)

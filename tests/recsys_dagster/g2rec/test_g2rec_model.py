@@ -15,6 +15,7 @@ from recsys_dagster.g2rec.evidence import EvidenceTables
 from recsys_dagster.g2rec.model import G2Rec, fitted, profile_arrays, train_g2rec
 from recsys_dagster.layers.repeats import UNIT
 from recsys_dagster.models import load_model
+from recsys_dagster.training import loop
 from recsys_dagster.training.batching import SequenceBatch, pad
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.loop import validation_recall
@@ -153,6 +154,26 @@ def test_scores_follow_every_change_of_the_weights(toy_data):
         torch.testing.assert_close(fresh.score(users, histories), after)
         before = after
     assert model.vectors()[1].requires_grad
+
+
+def test_every_validation_is_of_the_weights_of_its_epoch(toy_data, monkeypatch):
+    """The optimiser writes in one fused pass, of which PyTorch keeps no count; what is kept must age all the same."""
+    model, seen = build(toy_data), []
+    kept = loop.validation_recall
+
+    def compare(trained, data):
+        users = np.arange(8)
+        fresh = build(toy_data)
+        fresh.load_state_dict(trained.state_dict())
+        history = data.history(TEST)
+        torch.testing.assert_close(trained.score(users, history), fresh.score(users, history))
+        seen.append(trained.score(users, history))
+        return kept(trained, data)
+
+    monkeypatch.setattr(loop, "validation_recall", compare)
+    loop.fit(model, toy_data, SMALL.model_copy(update={"epochs": 3}), Runtime(device="cpu", seed=0), label="g2rec")
+    assert len(seen) == 3
+    assert not torch.equal(seen[0], seen[1])
 
 
 def test_the_profile_term_is_the_mixture_over_prototypes(toy_data):
