@@ -18,7 +18,5 @@ class ItemsOnly(G2Rec):
         """0, which leaves item vectors as they are."""
         return torch.zeros(())
 
-    def states(self, items: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The state after each item token, and the one before it."""
-        states = self.backbone(self.dropout(self.token_norm(functional.embedding(items, x))))
-        return states[:, 1:], states[:, :-1]
+    def _tokens(self, items: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.token_norm(functional.embedding(items, x)))

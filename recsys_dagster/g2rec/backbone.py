@@ -53,11 +53,32 @@ class Backbone(nn.Module):
 
         Tokens are padded on the right; the causal mask keeps real positions from seeing padding.
         """
-        start = self.decoder.get_input_embeddings().weight[self.bos].to(tokens.dtype)
-        inputs = torch.cat([start.expand(len(tokens), 1, -1), self.enter(tokens)], dim=1)
-        states = self.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        states = self.decoder(inputs_embeds=self._inputs(tokens), use_cache=False).last_hidden_state
         left: torch.Tensor = self.leave(states)
         return left
+
+    def at(self, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """One state a row, float [batch, d]: `forward` at int64 [batch], where BOS is 0.
+
+        The small Llama's last layer feeds forward these places alone, which is most of its work.
+        """
+        rows = torch.arange(len(tokens), device=tokens.device)
+        if not isinstance(self.decoder, LlamaModel):
+            return self(tokens)[rows, places]
+        states = self._inputs(tokens)
+        turned = self.decoder.rotary_emb(states, torch.arange(states.shape[1], device=states.device)[None])
+        *others, last = self.decoder.layers
+        for layer in others:
+            states = layer(states, position_embeddings=turned)
+        attended, _ = last.self_attn(last.input_layernorm(states), position_embeddings=turned)
+        state = (states + attended)[rows, places]
+        state = state + last.mlp(last.post_attention_layernorm(state))
+        left: torch.Tensor = self.leave(self.decoder.norm(state))
+        return left
+
+    def _inputs(self, tokens: torch.Tensor) -> torch.Tensor:
+        start = self.decoder.get_input_embeddings().weight[self.bos].to(tokens.dtype)
+        return torch.cat([start.expand(len(tokens), 1, -1), self.enter(tokens)], dim=1)
 
 
 def small_llama(config: G2RecConfig, max_tokens: int) -> LlamaModel:

@@ -145,14 +145,19 @@ class G2Rec(SequentialModel):
             before_profile: float [batch, length, d], the state after x_t, which predicts the profile of t (Eq. 12);
                 fused: the state before token t, which predicts the profile of the item to come.
         """
+        states = self.backbone(self._tokens(items, x, y))
+        if self.config.layout == "fused":
+            return states[:, 1:], states[:, :-1]
+        return states[:, 2::2], states[:, 1::2]
+
+    def _tokens(self, items: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """What the decoder reads: float [batch, length, d], or [batch, 2 * length, d] interleaved."""
         x_tokens, y_tokens = functional.embedding(items, x), functional.embedding(items, y)
         if self.config.layout == "fused":
-            states = self.backbone(self.dropout(self.token_norm(x_tokens + y_tokens)))
-            return states[:, 1:], states[:, :-1]
+            return self.dropout(self.token_norm(x_tokens + y_tokens))
         batch, length, d = x_tokens.shape
         tokens = torch.stack([x_tokens, y_tokens], dim=2).view(batch, 2 * length, d)
-        states = self.backbone(self.dropout(self.token_norm(tokens)))
-        return states[:, 2::2], states[:, 1::2]
+        return self.dropout(self.token_norm(tokens))
 
     def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Eq. 13: item loss (Eq. 9) at t = 1..N-1, profile loss (Eq. 11) at t = 1..N, estimated on some of them."""
@@ -193,8 +198,8 @@ class G2Rec(SequentialModel):
     def _scores(self, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The decoder's own scores float [batch, N], and the last state float [batch, d]."""
         x, y = self.vectors()
-        after, _ = self.states(batch.items, x, y)
-        state = batch.last(after)
+        tokens_an_item = 1 if self.config.layout == "fused" else 2
+        state = self.backbone.at(self._tokens(batch.items, x, y), tokens_an_item * batch.lengths.clamp(min=1))
         scores = self.next_item.scores(state, x + y)
         if self.repeats is not None:
             scores = self.repeats.add_to(scores, batch)

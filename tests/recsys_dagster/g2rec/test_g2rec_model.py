@@ -137,6 +137,19 @@ def test_padding_and_company_change_no_score(toy_data, layout):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("layout", ["fused", "interleaved"])
+def test_scoring_looks_at_the_state_after_the_last_item(toy_data, layout, layers):
+    model = build(toy_data, layout=layout, layers=layers).eval()
+    batch = pad(toy_data.history(TEST), np.arange(20), toy_data.max_length)
+    with torch.no_grad():
+        x, y = model.vectors()
+        after, _ = model.states(batch.items, x, y)
+        _, state = model._scores(batch)
+    assert len(set(batch.lengths.tolist())) > 1
+    torch.testing.assert_close(state, batch.last(after))
+
+
 def test_scores_follow_every_change_of_the_weights(toy_data):
     """X and Y are kept from batch to batch while nothing is learned, and no longer."""
     model, histories, users = build(toy_data), toy_data.history(TEST), np.arange(8)
