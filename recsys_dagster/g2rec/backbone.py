@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModel, LlamaConfig, LlamaModel
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.config import G2RecConfig
@@ -58,20 +59,31 @@ class Backbone(nn.Module):
         return left
 
     def at(self, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """One state a row, float [batch, d]: `forward` at int64 [batch], where BOS is 0.
+        """One state a row without dropout, float [batch, d]: `forward` at int64 [batch], where BOS is 0.
 
-        The small Llama's last layer feeds forward these places alone, which is most of its work.
+        Of the small Llama's last layer only keys and values are made at all places, the rest at these alone.
         """
         rows = torch.arange(len(tokens), device=tokens.device)
         if not isinstance(self.decoder, LlamaModel):
             return self(tokens)[rows, places]
         states = self._inputs(tokens)
-        turned = self.decoder.rotary_emb(states, torch.arange(states.shape[1], device=states.device)[None])
+        here = torch.arange(states.shape[1], device=states.device)
+        turns: tuple[torch.Tensor, torch.Tensor] = self.decoder.rotary_emb(states, here[None])
         *others, last = self.decoder.layers
         for layer in others:
-            states = layer(states, position_embeddings=turned)
-        attended, _ = last.self_attn(last.input_layernorm(states), position_embeddings=turned)
-        state = (states + attended)[rows, places]
+            states = layer(states, position_embeddings=turns)
+        normed, attention = last.input_layernorm(states), last.self_attn
+        query, key, value = (
+            made.view(len(rows), -1, self.decoder.config.num_attention_heads, attention.head_dim).transpose(1, 2)
+            for made in (
+                attention.q_proj(normed[rows, places]), attention.k_proj(normed), attention.v_proj(normed),
+            )
+        )  # fmt: skip
+        query, _ = apply_rotary_pos_emb(query, query, *(each[0, places][:, None] for each in turns))
+        key, _ = apply_rotary_pos_emb(key, key, *turns)
+        seen = (here <= places[:, None])[:, None, None]
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        state = states[rows, places] + attention.o_proj(attended.flatten(1))
         state = state + last.mlp(last.post_attention_layernorm(state))
         left: torch.Tensor = self.leave(self.decoder.norm(state))
         return left

@@ -216,7 +216,9 @@ class G2Rec(SequentialModel):
             catalogue_cross_entropy(queries, keys[start:end], any_one) + batch_mean(queries @ keys[start])
             for start, end in zip([0, *ends], ends, strict=False)
         ]
-        wanted = batch_mean((queries * functional.embedding(items, self._mean_of(keys))).sum(1))
+        shares = self.profile_weights[items] / len(ends)
+        means = functional.embedding_bag(self.profile_columns[items], keys, per_sample_weights=shares, mode="sum")
+        wanted = batch_mean((queries * means).sum(1))
         return torch.stack(normalisers).mean() - wanted
 
     def _profile_fit(self, states: torch.Tensor) -> torch.Tensor:
