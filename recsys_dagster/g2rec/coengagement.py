@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy import sparse
 
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.errors import RecsysError
+from recsys_dagster.g2rec.coengagement_chunk import Chunk, append_rows, running
 from recsys_dagster.g2rec.partial_sums import PartialSums, edge_table
 from recsys_dagster.g2rec.sampling import CoengagementConfig, DegreePlan, degree_plan, draws_per_unit, sample_sizes
 from recsys_dagster.parallel import parallel_rows, pieces
@@ -84,7 +85,7 @@ class GraphBuilder:
         self._n_items, self._seed, self._newest = n_items, seed, newest
         self._users = 0
         self._plan: DegreePlan | None = None
-        self._whole: _Chunk | None = None
+        self._whole: Chunk | None = None
         self._sums = PartialSums()
 
     def add(self, histories: Histories) -> Iterator[int]:
@@ -141,18 +142,18 @@ class GraphBuilder:
     def _capped(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         return lengths if self._config.max_history is None else np.minimum(lengths, self._config.max_history)
 
-    def _parts(self, drawn: _Chunk, whole: _Chunk) -> Iterator[tuple[sparse.csr_array | None, float]]:
+    def _parts(self, drawn: Chunk, whole: Chunk) -> Iterator[tuple[sparse.csr_array | None, float]]:
         """Sums of draws and of cliques in pieces of bounded memory, each with the share of all pairs done so far."""
         pairs = int((whole.lengths * (whole.lengths - 1) // 2).sum())
         total, done = max(pairs + int(drawn.draws.sum()), 1), 0
-        for users in pieces(_running(drawn.draws), self._config.chunk_pairs):
+        for users in pieces(running(drawn.draws), self._config.chunk_pairs):
             piece = drawn.between(*users)
             done += int(piece.draws.sum())
             yield self._draws(piece), done / total
         if len(whole.items):
             yield self._cliques(whole), 1.0
 
-    def _read(self, histories: Histories) -> _Chunk:
+    def _read(self, histories: Histories) -> Chunk:
         """The distinct items of all users, and what each of their pairs weighs."""
         from recsys_dagster.g2rec import pair_kernels as kernels
 
@@ -184,9 +185,9 @@ class GraphBuilder:
             # The weight of a pair is the product of its ends': half a half-life for each, one for their mean age.
             decay = np.exp2(-age / (2 * config.half_life_days))
         draws, exact = sample_sizes(lengths, self._n_items, config)
-        return _Chunk(items, lengths, share, decay, decay, draws, exact, self._users + np.arange(everyone))
+        return Chunk(items, lengths, share, decay, decay, draws, exact, self._users + np.arange(everyone))
 
-    def _planned(self, chunk: _Chunk) -> _Chunk:
+    def _planned(self, chunk: Chunk) -> Chunk:
         if self._plan is None:
             return chunk
         fewer = self._plan.sizes(chunk.items, chunk.lengths, chunk.share, self._n_items, self._config)
@@ -197,7 +198,7 @@ class GraphBuilder:
             exact=chunk.exact & (fewer >= chunk.draws),
         )
 
-    def _cliques(self, whole: _Chunk) -> sparse.csr_array:
+    def _cliques(self, whole: Chunk) -> sparse.csr_array:
         """All cliques at once, item by item, so that every edge is written once; in blocks of items."""
         from recsys_dagster.g2rec import pair_kernels as kernels
 
@@ -222,13 +223,13 @@ class GraphBuilder:
                 )  # fmt: skip
 
             parallel_rows(work, before[begin : stop + 1])
-            _compact(before[begin:stop], counts[begin:stop], block, kept)
-        return self._matrix((_running(counts), *kept))
+            append_rows(before[begin:stop], counts[begin:stop], block, kept)
+        return self._matrix((running(counts), *kept))
 
-    def _draws(self, drawn: _Chunk) -> sparse.csr_array | None:
+    def _draws(self, drawn: Chunk) -> sparse.csr_array | None:
         from recsys_dagster.g2rec import pair_kernels as kernels
 
-        offsets, draw_offsets = _running(drawn.lengths), _running(drawn.draws)
+        offsets, draw_offsets = running(drawn.lengths), running(drawn.draws)
         if draw_offsets[-1] == 0:
             return None
         left, right = (np.empty(draw_offsets[-1], dtype=np.int32) for _ in range(2))
@@ -250,8 +251,8 @@ class GraphBuilder:
 
         parallel_rows(work, starts)
         kept = np.empty(0, dtype=np.int32), np.empty(0)
-        _compact(starts[:-1], counts, (columns, values), kept)
-        return self._matrix((_running(counts), *kept))
+        append_rows(starts[:-1], counts, (columns, values), kept)
+        return self._matrix((running(counts), *kept))
 
     def _matrix(self, parts: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]) -> sparse.csr_array:
         indptr, columns, values = parts
@@ -279,66 +280,3 @@ def group_sum(
     for _ in builder.add(histories):
         pass
     return builder._sums.total() if builder._sums else None
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """Distinct items of some users one after the other, what their pairs weigh, and in what proportion to draw them."""
-
-    items: NDArray[np.int32]
-    lengths: NDArray[np.int64]
-    share: NDArray[np.float64]
-    decay: NDArray[np.float64]
-    first_end: NDArray[np.float64]
-    draws: NDArray[np.int64]
-    exact: NDArray[np.bool_]
-    users: NDArray[np.int64]
-
-    def between(self, first: int, last: int) -> _Chunk:
-        """Users first..last-1 of it."""
-        if first == 0 and last == len(self.lengths):
-            return self
-        chosen = np.zeros(len(self.lengths), dtype=bool)
-        chosen[first:last] = True
-        return self.of(chosen)
-
-    def of(self, chosen: NDArray[np.bool_]) -> _Chunk:
-        """The same for some of the users."""
-        if chosen.all():
-            return self
-        rows = np.repeat(chosen, self.lengths)
-        return _Chunk(
-            self.items[rows],
-            self.lengths[chosen],
-            self.share[chosen],
-            self.decay[rows] if len(self.decay) else self.decay,
-            self.first_end[rows] if len(self.first_end) else self.first_end,
-            self.draws[chosen],
-            self.exact[chosen],
-            self.users[chosen],
-        )
-
-
-def _running(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-Entries = tuple[NDArray[np.int32], NDArray[np.float64]]
-"""Columns and values of a sparse matrix."""
-
-
-def _compact(starts: NDArray[np.int64], counts: NDArray[np.int64], rows: Entries, kept: Entries) -> None:
-    """Append rows that have `counts` entries from `starts` on, without the gaps between them.
-
-    The arrays grow in place: a large one is moved by its page table, where a copy would cost more than all the sums.
-    """
-    from recsys_dagster.g2rec import pair_kernels as kernels
-
-    indptr = len(kept[0]) + _running(counts)
-    for array in kept:
-        array.resize(int(indptr[-1]), refcheck=False)  # nobody else has them yet
-
-    def work(first: int, last: int) -> None:
-        kernels.compact_rows(first, last, starts, counts, *rows, indptr, *kept)
-
-    parallel_rows(work, indptr - indptr[0])
