@@ -69,8 +69,9 @@ class Backbone(nn.Module):
         states = self._inputs(tokens)
         here = torch.arange(states.shape[1], device=states.device)
         turns: tuple[torch.Tensor, torch.Tensor] = self.decoder.rotary_emb(states, here[None])
-        *others, last = self.decoder.layers
-        for layer in others:
+        layers: list[Any] = list(self.decoder.layers)
+        last = layers.pop()
+        for layer in layers:
             states = layer(states, position_embeddings=turns)
         normed, attention = last.input_layernorm(states), last.self_attn
         query, key, value = (
