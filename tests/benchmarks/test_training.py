@@ -46,7 +46,8 @@ def test_turns_give_medians_of_the_measured_windows(capsys):
 
 def test_items_only_is_g2rec_without_profiles(toy_data):
     models, facts = training.g2rec_models(toy_data)
-    assert set(models) == {"items", "fused", "interleaved"}
+    names = {"items", "fused", "interleaved"}
+    assert set(models) == names | {name + training.WHOLE for name in names}
     assert facts["prototypes"] > 0
     plain = models["items"].model
     batch = next(iter(models["items"].batches.batches.epoch(np.random.default_rng(0))))

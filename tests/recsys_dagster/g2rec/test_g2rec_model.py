@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from g2rec_cases import GRAPH, SMALL, build, memberships
 from safetensors.torch import load_file
 from torch.nn import functional
 
@@ -10,12 +11,9 @@ from recsys_dagster.data.histories import TEST
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec import model as module
 from recsys_dagster.g2rec.backbone import Backbone
-from recsys_dagster.g2rec.config import G2RecConfig
-from recsys_dagster.g2rec.evidence import EvidenceTables
-from recsys_dagster.g2rec.model import G2Rec, fitted, profile_arrays, train_g2rec
+from recsys_dagster.g2rec.model import fitted, train_g2rec
 from recsys_dagster.layers.repeats import UNIT
 from recsys_dagster.models import load_model
-from recsys_dagster.training import loop
 from recsys_dagster.training.batching import SequenceBatch, pad
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.loop import validation_recall
@@ -23,33 +21,6 @@ from recsys_dagster.training.ranking import target_ranks, top_n
 from recsys_dagster.training.runtime import Runtime
 
 pytestmark = pytest.mark.usefixtures("small_cutoff")
-
-SMALL = G2RecConfig(
-    dimension=16, heads=2, layers=1, dropout=0.0, epochs=4, patience=4, batch_size=16, learning_rate=3e-3
-)
-
-GRAPH = pd.DataFrame({"source": [0, 0, 3, 5, 20], "target": [1, 3, 4, 21, 21], "weight": [2.0, 1.0, 4.0, 1.0, 3.0]})
-
-
-def memberships(n_items=24):
-    """Two levels: prototypes 0 and 1 softly by half, prototypes 10, 11, 12 by thirds."""
-    rows = []
-    for item in range(n_items):
-        own = int(item >= n_items // 2)
-        rows += [(item, 0, own, 0.75), (item, 0, 1 - own, 0.25), (item, 1, 10 + item % 3, 1.0)]
-    return pd.DataFrame(rows, columns=["item_id", "level", "prototype_id", "probability"])
-
-
-def build(data, **changes):
-    torch.manual_seed(0)
-    columns, weights, ends, ids = profile_arrays(memberships(), data.n_items)
-    tables = EvidenceTables.of(GRAPH, data.train, None, 50)
-    model = G2Rec(
-        SMALL.model_copy(update=changes), n_items=data.n_items, max_length=data.max_length,
-        prototypes=len(ids), levels=len(ends), width=columns.shape[1], **tables.shape,
-    )  # fmt: skip
-    model.fill((columns, weights, ends), tables)
-    return model.eval()
 
 
 def dense_p(level):
@@ -135,58 +106,6 @@ def test_padding_and_company_change_no_score(toy_data, layout):
     assert torch.equal(together, model.score(np.arange(20), history))
     alone = torch.cat([model.score(np.array([user]), history) for user in range(20)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("layout", ["fused", "interleaved"])
-def test_scoring_looks_at_the_state_after_the_last_item(toy_data, layout, layers):
-    model = build(toy_data, layout=layout, layers=layers).eval()
-    batch = pad(toy_data.history(TEST), np.arange(20), toy_data.max_length)
-    with torch.no_grad():
-        x, y = model.vectors()
-        after, _ = model.states(batch.items, x, y)
-        _, state = model._scores(batch)
-    assert len(set(batch.lengths.tolist())) > 1
-    torch.testing.assert_close(state, batch.last(after))
-
-
-def test_scores_follow_every_change_of_the_weights(toy_data):
-    """X and Y are kept from batch to batch while nothing is learned, and no longer."""
-    model, histories, users = build(toy_data), toy_data.history(TEST), np.arange(8)
-    before = model.score(users, histories)
-    kept = model._vectors._made
-    torch.testing.assert_close(model.score(users, histories), before, rtol=0, atol=0)
-    assert model._vectors._made is kept
-    for change in (model.items.weight, model.prototypes, model.profile_weights):
-        with torch.no_grad():
-            change.mul_(0.5 + torch.rand_like(change))
-        after = model.score(users, histories)
-        assert (after != before).any()
-        fresh = build(toy_data)
-        fresh.load_state_dict(model.state_dict())
-        torch.testing.assert_close(fresh.score(users, histories), after)
-        before = after
-    assert model.vectors()[1].requires_grad
-
-
-def test_every_validation_is_of_the_weights_of_its_epoch(toy_data, monkeypatch):
-    """The optimiser writes in one fused pass, of which PyTorch keeps no count; what is kept must age all the same."""
-    model, seen = build(toy_data), []
-    kept = loop.validation_recall
-
-    def compare(trained, data):
-        users = np.arange(8)
-        fresh = build(toy_data)
-        fresh.load_state_dict(trained.state_dict())
-        history = data.history(TEST)
-        torch.testing.assert_close(trained.score(users, history), fresh.score(users, history))
-        seen.append(trained.score(users, history))
-        return kept(trained, data)
-
-    monkeypatch.setattr(loop, "validation_recall", compare)
-    loop.fit(model, toy_data, SMALL.model_copy(update={"epochs": 3}), Runtime(device="cpu", seed=0), label="g2rec")
-    assert len(seen) == 3
-    assert not torch.equal(seen[0], seen[1])
 
 
 def test_the_profile_term_is_the_mixture_over_prototypes(toy_data):
