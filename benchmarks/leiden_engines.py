@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -17,6 +16,7 @@ from recsys_dagster.g2rec.coengagement import build_graph
 from recsys_dagster.g2rec.leiden import LeidenConfig, leiden
 from recsys_dagster.g2rec.merging import hard_modularity
 from recsys_dagster.g2rec.network import Network
+from recsys_dagster.memory import peak_memory_mb
 
 ENGINES = ("compiled", "igraph")
 
@@ -26,10 +26,10 @@ def measured(graph: pd.DataFrame, n_items: int, engine: str, gamma: float) -> di
     config = LeidenConfig.model_validate({"engine": engine})
     leiden(Network.of(graph[:1000], n_items), gamma, config)
     network = Network.of(graph, n_items)
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, started = peak_memory_mb(), time.perf_counter()
     labels = leiden(network, gamma, config)
     seconds = time.perf_counter() - started
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    grown = (peak_memory_mb() - before) * 2**20
     return {
         "seconds": round(seconds, 2),
         "microseconds_an_edge": round(seconds / len(graph) * 1e6, 2),
