@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from recsys_dagster.g2rec.model import G2Rec
+from recsys_dagster.training.candidates import WHOLE, Candidates
 
 
 class ItemsOnly(G2Rec):
@@ -14,7 +15,7 @@ class ItemsOnly(G2Rec):
     Its settings are the fused layout and `profile_weight` 0.
     """
 
-    def profiles(self) -> torch.Tensor:
+    def profiles(self, candidates: Candidates = WHOLE) -> torch.Tensor:
         """0, which leaves item vectors as they are."""
         return torch.zeros(())
 

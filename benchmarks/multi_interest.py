@@ -45,7 +45,7 @@ SEVERAL = ("mind", "comirec_sa", "comirec_dr", "re4", "remi")
 NAMES = (OURS, *SINGLE, *SEVERAL)
 """LARMI first: it takes longest, and the others are trained beside it."""
 
-SHARED = ("epochs", "patience", "batch_size", "dimension")
+SHARED = ("epochs", "patience", "batch_size", "dimension", "negatives")
 """Settings that all models take from LARMI's defaults."""
 RATES, NUMBERS = (1e-2, 5e-3, 1e-3, 1e-4), (2, 4, 6, 8)
 """The paper's grid of learning rates and numbers of interests (its C.1), and one more rate."""

@@ -30,10 +30,15 @@ class REMI(ComiRecSA):
         self.hardness, self.routing_weight = config.hardness, config.routing_weight
 
     def next_item_loss(
-        self, queries: torch.Tensor, items: torch.Tensor, targets: torch.Tensor, bias: ScoreBias | None
+        self,
+        queries: torch.Tensor,
+        items: torch.Tensor,
+        targets: torch.Tensor,
+        bias: ScoreBias | None,
+        stands_for: torch.Tensor | None,
     ) -> torch.Tensor:
         """IHN: negatives as likely as the target's interest scores them (its Section 4.1)."""
-        return hard_negative_cross_entropy(queries, items, targets, self.hardness, bias)
+        return hard_negative_cross_entropy(queries, items, targets, self.hardness, bias, stands_for)
 
     def regularisation(self, found: Interests, batch: SequenceBatch) -> tuple[torch.Tensor | None, dict[str, float]]:
         """RR: the squared variances of the interests' weights (its Section 4.2, ``||diag(Cov(A, A))||_F^2``).

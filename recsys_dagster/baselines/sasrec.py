@@ -21,6 +21,7 @@ from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.transformer import TransformerBlock
 from recsys_dagster.training.artifact import read_config, read_state
 from recsys_dagster.training.batching import SequenceBatch
+from recsys_dagster.training.candidates import WHOLE, Candidates
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.launch import data_parallel
 from recsys_dagster.training.loop import SequentialModel
@@ -54,12 +55,13 @@ class SASRec(SequentialModel):
         for embedding in (self.items, self.positions):
             nn.init.normal_(embedding.weight, std=0.02)
 
-    def item_vectors(self) -> torch.Tensor:
-        """Float [N, d]: an item's own vector, plus the mean of its features' where there are any."""
-        return self.items.weight if self.features is None else self.items.weight + self.features()
+    def item_vectors(self, candidates: Candidates = WHOLE) -> torch.Tensor:
+        """Float [m, d]: a candidate's own vector, plus the mean of its features' where there are any."""
+        own = candidates.rows(self.items.weight)
+        return own if self.features is None else own + self.features(candidates.items)
 
     def forward(self, batch: SequenceBatch, vectors: torch.Tensor) -> torch.Tensor:
-        """States float [batch, length, d] from item vectors [N, d]; the state at t has seen the items up to t."""
+        """States float [batch, length, d] from item vectors [m, d]; the state at t has seen the items up to t."""
         tokens = functional.embedding(batch.items, vectors) + self.positions.weight[: batch.items.shape[1]]
         x = self.dropout(self.token_norm(tokens))
         for block in self.blocks:
@@ -69,10 +71,12 @@ class SASRec(SequentialModel):
 
     def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Cross-entropy of the next item at every real position."""
+        candidates = self.next_item.candidates(batch, self.n_items)
+        batch, vectors = candidates.of(batch), self.item_vectors(candidates)
         assert batch.targets is not None
-        mask, vectors = batch.mask, self.item_vectors()
-        states = self(batch, vectors)[mask]
-        return self.next_item.loss(states, vectors, batch.targets[mask], part_of=batch.part_of), {}
+        mask = batch.mask
+        states, targets = self(batch, vectors)[mask], batch.targets[mask]
+        return self.next_item.loss(states, vectors, targets, stands_for=candidates.stands_for), {}
 
     def score_batch(self, batch: SequenceBatch) -> torch.Tensor:
         """Similarity of the last state to all items."""

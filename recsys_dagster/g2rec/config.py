@@ -6,19 +6,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from recsys_dagster.training.config import NextItemConfig
+from recsys_dagster.training.config import NEGATIVES, NextItemConfig
 
 
 class G2RecConfig(NextItemConfig):
     """G2Rec's recommender: a causal decoder over items and interest profile tokens (Eq. 8-13)."""
 
     epochs: int = Field(20, ge=1, description="Most passes over the train split")
-    negatives: int = Field(
-        2048,
-        ge=0,
-        description="Where the catalogue is larger than this, the loss is over so many items drawn for each batch, "
-        "corrected for how they were drawn; 0: always over the whole catalogue, at two to three times the cost",
-    )
+    negatives: int = Field(1024, ge=0, description=NEGATIVES)
     start: Literal["random", "sasrec"] = Field(
         "random",
         description="sasrec: item vectors start as SASRec's, prototypes as the interest tokens made of them (Eq. 6)",

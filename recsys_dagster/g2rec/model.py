@@ -24,6 +24,7 @@ from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.repeats import RepeatBias
 from recsys_dagster.layers.sparse import BufferMatrix, Made, csr_pair
 from recsys_dagster.training.batching import SequenceBatch
+from recsys_dagster.training.candidates import WHOLE, Candidates
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.distributed import batch_mean
 from recsys_dagster.training.launch import data_parallel
@@ -118,17 +119,18 @@ class G2Rec(SequentialModel):
             for into, start in ((self.items.weight, item_embeddings), (self.prototypes, prototype_embeddings)):
                 into.copy_(fitted(torch.from_numpy(np.array(start, dtype=np.float32)), self.config.dimension))
 
-    def profiles(self) -> torch.Tensor:
-        """Y float [N, d], Eq. 7, the mean over levels."""
-        return self._mean_of(self.prototypes)
+    def profiles(self, candidates: Candidates = WHOLE) -> torch.Tensor:
+        """Y float [m, d], Eq. 7, the mean over levels."""
+        return self._mean_of(self.prototypes, candidates.items)
 
-    def _mean_of(self, vectors: torch.Tensor) -> torch.Tensor:
-        """float [N, d]: P times prototypes' vectors [C, d], the mean over levels."""
-        return self.memberships.product(vectors, self.profile_columns, self.profile_weights)
+    def _mean_of(self, vectors: torch.Tensor, items: torch.Tensor | None = None) -> torch.Tensor:
+        """float [m, d]: P, or its rows of items int64 [m], times prototypes' vectors [C, d], the mean over levels."""
+        return self.memberships.product(vectors, self.profile_columns, self.profile_weights, rows=items)
 
-    def item_vectors(self) -> torch.Tensor:
-        """X float [N, d]: an item's own vector, plus the mean of its features' where there are any."""
-        return self.items.weight if self.features is None else self.items.weight + self.features()
+    def item_vectors(self, candidates: Candidates = WHOLE) -> torch.Tensor:
+        """X float [m, d]: a candidate's own vector, plus the mean of its features' where there are any."""
+        own = candidates.rows(self.items.weight)
+        return own if self.features is None else own + self.features(candidates.items)
 
     def vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """X and Y float [N, d]; made once for all batches where nothing is learned from them."""
@@ -137,7 +139,7 @@ class G2Rec(SequentialModel):
         return self._vectors.get(self.state_dict().values(), lambda: (self.item_vectors(), self.profiles()))
 
     def states(self, items: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run the decoder over histories int64 [batch, length], with X and Y float [N, d].
+        """Run the decoder over histories int64 [batch, length], with X and Y float [m, d].
 
         Returns:
             after_profile: float [batch, length, d], the state after y_t (fused: after x_t + y_t), which predicts item
@@ -162,12 +164,16 @@ class G2Rec(SequentialModel):
     def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Eq. 13: item loss (Eq. 9) at t = 1..N-1, profile loss (Eq. 11) at t = 1..N, estimated on some of them."""
         assert batch.targets is not None
-        x, y = self.vectors()
+        candidates = self.next_item.candidates(batch, self.n_items)
+        x, y = self.item_vectors(candidates), self.profiles(candidates)
         whole = torch.cat([batch.items[:, :1], batch.targets], dim=1)  # all N items of each user
-        after, before = self.states(whole, x, y)
-        mask = batch.mask
-        bias = None if self.repeats is None else self.repeats.prefixes(batch)
-        item_loss = self.next_item.loss(after[:, :-1][mask], x + y, batch.targets[mask], bias, batch.part_of)
+        after, before = self.states(candidates.numbers(whole), x, y)
+        mask, numbered = batch.mask, candidates.of(batch)
+        assert numbered.targets is not None
+        bias = None if self.repeats is None else self.repeats.prefixes(numbered)
+        item_loss = self.next_item.loss(
+            after[:, :-1][mask], x + y, numbered.targets[mask], bias, candidates.stands_for
+        )  # fmt: skip
         if self.config.profile_weight == 0:
             return item_loss, {"item_loss": item_loss.item()}
         place = batch.place
@@ -216,9 +222,7 @@ class G2Rec(SequentialModel):
             catalogue_cross_entropy(queries, keys[start:end], any_one) + batch_mean(queries @ keys[start])
             for start, end in zip([0, *ends], ends, strict=False)
         ]
-        shares = self.profile_weights[items] / len(ends)
-        means = functional.embedding_bag(self.profile_columns[items], keys, per_sample_weights=shares, mode="sum")
-        wanted = batch_mean((queries * means).sum(1))
+        wanted = batch_mean((queries * self._mean_of(keys, items)).sum(1))
         return torch.stack(normalisers).mean() - wanted
 
     def _profile_fit(self, states: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from recsys_dagster.training.config import TrainingConfig
+from recsys_dagster.training.config import NEGATIVES, TrainingConfig
 
 
 class LARMIConfig(TrainingConfig):
@@ -20,6 +20,7 @@ class LARMIConfig(TrainingConfig):
         4, ge=1, description="K, the most interests of a user; a history of fewer clusters has fewer"
     )
     routing_rounds: int = Field(3, ge=1, description="Rounds of dynamic routing")
+    negatives: int = Field(4096, ge=0, description=NEGATIVES)
     learning_rate: float = Field(5e-3, gt=0, description="Adam's step size after a warm-up of 100 steps")
     weight_decay: float = Field(0.1, ge=0, description="Decoupled weight decay (AdamW)")
     dropout: float = Field(0.3, ge=0, lt=1, description="Dropout of the item vectors that the model reads")

@@ -19,6 +19,7 @@ from recsys_dagster.layers.pooling import prefix_cluster_pooling
 from recsys_dagster.layers.repeats import RepeatBias
 from recsys_dagster.layers.similarity import Similarity
 from recsys_dagster.training.batching import SequenceBatch
+from recsys_dagster.training.candidates import WHOLE, Candidates, draw_candidates
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.distributed import batch_mean
 from recsys_dagster.training.loop import SequentialModel
@@ -115,12 +116,12 @@ class LARMI(SequentialModel):
         self.cluster_values: torch.Tensor
         self.synthesized: list[SynthesizedUsers] = []
 
-    def item_vectors(self) -> torch.Tensor:
-        """v, float [N, d]: each item's own vector, and what it shares with others through names and interests."""
-        vectors = self.items.weight
+    def item_vectors(self, candidates: Candidates = WHOLE) -> torch.Tensor:
+        """v, float [m, d]: a candidate's own vector, and what it shares with others through names and interests."""
+        vectors = candidates.rows(self.items.weight)
         for shared in (self.labels, self.crowd):
             if shared is not None:
-                vectors = vectors + shared()
+                vectors = vectors + shared(candidates.items)
         return vectors
 
     def interests(self, batch: SequenceBatch, items: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,7 +135,7 @@ class LARMI(SequentialModel):
             o float [batch, length, K, d] and bool [batch, length, K]: the interest exists. (Without the capsules K is
             the number of clusters.)
         """
-        interests, valid, _ = self._interests(batch, items)
+        interests, valid, _ = self._interests(batch, self._looked_up(batch, items))
         return interests, valid
 
     def queries(self, interests: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
@@ -155,10 +156,10 @@ class LARMI(SequentialModel):
         return torch.cat([self.similarity.items(items), torch.ones_like(items[:, :1])], dim=1)
 
     def _interests(
-        self, batch: SequenceBatch, items: torch.Tensor | None
+        self, batch: SequenceBatch, vectors: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`interests`, and how much of each prefix each of them holds: float [batch, length, K]."""
-        vectors, members = self._read(batch, items), self._members(batch)
+        """`interests` from the vectors of the histories' items, and how much of a prefix each holds: [..., K]."""
+        vectors, members = self._read(batch, vectors), self._members(batch)
         semantic, present = prefix_cluster_pooling(vectors, self._scores(vectors), members)
         if not self.config.collaborative:
             return semantic, present, self._decay(members) @ members.float()
@@ -175,21 +176,26 @@ class LARMI(SequentialModel):
     def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Eq. 12 at every position, Eq. 10 by the update strategy (Eq. 13), and what keeps the interests apart."""
         assert batch.targets is not None
-        mask, items = batch.mask, self.item_vectors()
-        interests, valid, mass = (each[mask] for each in self._interests(batch, items))
+        candidates = draw_candidates(self.n_items, self.config.negatives, batch)
+        mask, numbered, items = batch.mask, candidates.of(batch), self.item_vectors(candidates)
+        assert numbered.targets is not None
+        read = self._looked_up(numbered, items)
+        interests, valid, mass = (each[mask] for each in self._interests(batch, read))
         loss = catalogue_cross_entropy(
             self.queries(interests, mass),
             self.keys(items),
-            batch.targets[mask],
+            numbered.targets[mask],
             valid,
-            self.repeats.prefixes(batch),
+            self.repeats.prefixes(numbered),
+            candidates.stands_for,
         )
         if self.config.apart_weight > 0:
             several = valid.sum(1) > 1
             loss = loss + self.config.apart_weight * batch_mean(interest_cosine(interests[several], valid[several]))
         weight = self._contrastive_weight(step)
         if weight > 0 and self.synthesized:
-            loss = loss + weight * contrastive_loss(items, self.synthesized, self.config.contrastive_temperature)
+            everything = items if candidates.items is None else self.item_vectors()
+            loss = loss + weight * contrastive_loss(everything, self.synthesized, self.config.contrastive_temperature)
         return loss, {}
 
     def _contrastive_weight(self, step: int) -> float:
@@ -217,12 +223,14 @@ class LARMI(SequentialModel):
 
     def user_queries(self, batch: SequenceBatch, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`queries` after the whole history, float [batch, K, d + 1], and bool [batch, K]: the interest exists."""
-        interests, valid, mass = (batch.last(each) for each in self._interests(batch, items))
+        interests, valid, mass = (
+            batch.last(each) for each in self._interests(batch, self._looked_up(batch, items))
+        )  # fmt: skip
         return self.queries(interests, mass), valid
 
     def anatomy(self, batch: SequenceBatch) -> Anatomy:
         """What the interests of whole histories are made of."""
-        vectors, members = self._read(batch, None), self._members(batch)
+        vectors, members = self._read(batch, self._looked_up(batch)), self._members(batch)
         scores = self._scores(vectors)
         semantic, present = (
             batch.last(each)[:, None] for each in prefix_cluster_pooling(vectors, scores, members)
@@ -254,9 +262,12 @@ class LARMI(SequentialModel):
         """How far the interests of a user are apart."""
         return collapse_measures(self, data)
 
-    def _read(self, batch: SequenceBatch, items: torch.Tensor | None) -> torch.Tensor:
-        """Vectors of the histories' items, 0 at padding: float [batch, length, d]."""
-        vectors = functional.embedding(batch.items, self.item_vectors() if items is None else items)
+    def _looked_up(self, batch: SequenceBatch, items: torch.Tensor | None = None) -> torch.Tensor:
+        """Vectors of the histories' items: float [batch, length, d]."""
+        return functional.embedding(batch.items, self.item_vectors() if items is None else items)
+
+    def _read(self, batch: SequenceBatch, vectors: torch.Tensor) -> torch.Tensor:
+        """The same as the model reads them, 0 at padding."""
         return self.dropout(vectors) * batch.mask[..., None]
 
     def _members(self, batch: SequenceBatch) -> torch.Tensor:

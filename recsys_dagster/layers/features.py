@@ -45,9 +45,9 @@ class FeatureVectors(nn.Module):
         self.features.copy_(torch.from_numpy(features.features))
         self.starts.copy_(torch.from_numpy(features.indptr[:-1]))
 
-    def forward(self) -> torch.Tensor:
-        """float [N, d]."""
-        return self.means.product(self.vectors, self.features, self.starts)
+    def forward(self, items: torch.Tensor | None = None) -> torch.Tensor:
+        """Of the catalogue, float [N, d], or of some items int64 [m], float [m, d]."""
+        return self.means.product(self.vectors, self.features, self.starts, rows=items)
 
 
 def _means(features: torch.Tensor, starts: torch.Tensor, n_features: int) -> tuple[torch.Tensor, torch.Tensor]:

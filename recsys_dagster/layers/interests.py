@@ -12,6 +12,7 @@ from recsys_dagster.layers.collapse import collapse_measures
 from recsys_dagster.layers.repeats import RepeatBias
 from recsys_dagster.layers.similarity import Similarity
 from recsys_dagster.training.batching import SequenceBatch
+from recsys_dagster.training.candidates import draw_candidates
 from recsys_dagster.training.config import MultiInterestConfig
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.loop import SequentialModel
@@ -37,7 +38,7 @@ class MultiInterestModel(SequentialModel, abc.ABC):
     """A user is a few vectors; an item's score is the best of its similarities to them.
 
     Every prefix of a history is an example: the interest that likes the target best is the query of a cross-entropy
-    over the whole catalogue (MIND's label-aware attention in its limit of hard attention, ComiRec Eq. 9).
+    over the catalogue or a sample of it (MIND's label-aware attention in its limit of hard attention, ComiRec Eq. 9).
 
     Args:
         config: settings.
@@ -47,7 +48,7 @@ class MultiInterestModel(SequentialModel, abc.ABC):
 
     def __init__(self, config: MultiInterestConfig, *, n_items: int, max_length: int) -> None:
         super().__init__(n_items, max_length)
-        self.k = config.interests
+        self.k, self.negatives = config.interests, config.negatives
         self.items = nn.Embedding(n_items, config.dimension)
         self.dropout = nn.Dropout(config.dropout)
         self.similarity = Similarity(config.similarity)
@@ -63,10 +64,15 @@ class MultiInterestModel(SequentialModel, abc.ABC):
         return None, {}
 
     def next_item_loss(
-        self, queries: torch.Tensor, items: torch.Tensor, targets: torch.Tensor, bias: ScoreBias | None
+        self,
+        queries: torch.Tensor,
+        items: torch.Tensor,
+        targets: torch.Tensor,
+        bias: ScoreBias | None,
+        stands_for: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Mean loss of targets int64 [positions] by queries [positions, d] and items [N, d]: full cross-entropy."""
-        return catalogue_cross_entropy(queries, items, targets, bias=bias)
+        """Mean loss of targets int64 [positions] by queries [positions, d] and candidates [m, d]: cross-entropy."""
+        return catalogue_cross_entropy(queries, items, targets, bias=bias, stands_for=stands_for)
 
     def interests(self, batch: SequenceBatch) -> Interests:
         """The interests of every prefix of every history."""
@@ -76,11 +82,14 @@ class MultiInterestModel(SequentialModel, abc.ABC):
         """Cross-entropy at every real position, by the interest of its target, and the model's regularisation."""
         assert batch.targets is not None
         mask, found = batch.mask, self.interests(batch)
-        targets, items = batch.targets[mask], self.similarity.items(self.items.weight)
-        candidates = self.similarity.queries(found.vectors[mask])  # [positions, K, d]
-        queries = interest_of_target(candidates, found.valid[mask], items[targets])
-        bias = None if self.repeats is None else self.repeats.prefixes(batch)
-        loss = self.next_item_loss(queries, items, targets, bias)
+        candidates = draw_candidates(self.n_items, self.negatives, batch)
+        numbered = candidates.of(batch)
+        assert numbered.targets is not None
+        targets, items = numbered.targets[mask], self.similarity.items(candidates.rows(self.items.weight))
+        each = self.similarity.queries(found.vectors[mask])  # [positions, K, d]
+        queries = interest_of_target(each, found.valid[mask], items[targets])
+        bias = None if self.repeats is None else self.repeats.prefixes(numbered)
+        loss = self.next_item_loss(queries, items, targets, bias, candidates.stands_for)
         extra, parts = self.regularisation(found, batch)
         return (loss if extra is None else loss + extra), parts
 

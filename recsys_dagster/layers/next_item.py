@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from recsys_dagster.layers.similarity import Similarity
-from recsys_dagster.training.batching import Place
+from recsys_dagster.training.batching import SequenceBatch
+from recsys_dagster.training.candidates import Candidates, draw_candidates
 from recsys_dagster.training.config import NextItemConfig
 from recsys_dagster.training.distributed import share_of_mean
 from recsys_dagster.training.loss import ScoreBias, catalogue_cross_entropy
-from recsys_dagster.training.sampled import draw_negatives, sampled_cross_entropy
 
 
 class NextItem(nn.Module):
@@ -25,40 +25,39 @@ class NextItem(nn.Module):
         """Float [batch, N] from states [batch, d] and item vectors [N, d]."""
         return self.similarity.queries(states) @ self.similarity.items(vectors).T
 
+    def candidates(self, batch: SequenceBatch, n_items: int) -> Candidates:
+        """The items that the loss of a batch is over: all N, or a sample with `negatives` beside the batch's."""
+        return draw_candidates(n_items, self.negatives, batch)
+
     def loss(
         self,
         states: torch.Tensor,
         vectors: torch.Tensor,
         targets: torch.Tensor,
         bias: ScoreBias | None = None,
-        part_of: Place | None = None,
+        stands_for: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Cross-entropy over the catalogue, or over a sample of it where it is larger than `negatives`.
+        """Cross-entropy over the catalogue, estimated on candidates where `stands_for` says what they stand for.
 
         With label smoothing e the wanted distribution is 1 - e on the target and e spread over all items, which adds
         ``e (s_target - mean of all s)``.
 
         Args:
             states: float [positions, d].
-            vectors: float [N, d].
-            targets: int64 [positions].
-            bias: added to the scores of some pairs.
-            part_of: the larger batch that the positions are a part of, if they are: a sample is drawn for all of it.
+            vectors: of the catalogue or of candidates, float [N, d].
+            targets: int64 [positions], rows of `vectors`.
+            bias: added to the scores of some pairs, by rows of `vectors`.
+            stands_for: see `Candidates`.
         """
         queries, items = self.similarity.queries(states), self.similarity.items(vectors)
-        if 0 < self.negatives < len(items):
-            wanted, draws = targets, None
-            if part_of is not None and part_of.whole.targets is not None:
-                wanted, draws = part_of.whole.targets[part_of.whole.mask], part_of.draws
-            drawn = draw_negatives(len(items), self.negatives, wanted, draws)
-            loss = sampled_cross_entropy(queries, items, targets, drawn, bias)
-        else:
-            loss = catalogue_cross_entropy(queries, items, targets, bias=bias)
+        loss = catalogue_cross_entropy(queries, items, targets, bias=bias, stands_for=stands_for)
         if self.smoothing:
-            own, mean = (queries * items[targets]).sum(1).mean(), (queries @ items.mean(0)).mean()
+            counts = torch.ones_like(items[:, 0]) if stands_for is None else stands_for
+            own = (queries * items[targets]).sum(1).mean()
+            mean = (queries @ (counts @ items / counts.sum())).mean()
             if bias is not None:
                 is_own = bias.items == targets[bias.positions]
                 own = own + bias.values[is_own].sum() / len(targets)
-                mean = mean + bias.values.sum() / (len(targets) * len(items))
+                mean = mean + (bias.values * counts[bias.items]).sum() / (len(targets) * counts.sum())
             loss = loss + share_of_mean(self.smoothing * (own - mean), len(targets))
         return loss

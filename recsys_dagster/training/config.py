@@ -35,6 +35,12 @@ class TrainingConfig(BaseModel):
     dimension: int = Field(64, ge=4, description="Size d of item and interest vectors")
 
 
+NEGATIVES = (
+    "Where the catalogue is larger than this, the loss is over the batch's items and so many others, drawn for each "
+    "batch, each of which counts for all those that it stands for; 0: always over the whole catalogue"
+)
+
+
 class NextItemConfig(TrainingConfig):
     """What a model of the next item is trained to do."""
 
@@ -44,12 +50,7 @@ class NextItemConfig(TrainingConfig):
     similarity: Literal["cosine", "inner"] = Field(
         "cosine", description="Score of an item: cosine over a learned temperature, or inner product"
     )
-    negatives: int = Field(
-        0,
-        ge=0,
-        description="0: cross-entropy over the whole catalogue; otherwise, where it is larger than this, over so many "
-        "items drawn for each batch, corrected for how they were drawn",
-    )
+    negatives: int = Field(0, ge=0, description=NEGATIVES)
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of the target's probability spread over all items"
     )
@@ -62,6 +63,7 @@ class MultiInterestConfig(TrainingConfig):
     """What the models of several interests a user share."""
 
     interests: int = Field(4, ge=1, description="K, the most interests of a user")
+    negatives: int = Field(4096, ge=0, description=NEGATIVES)
     learning_rate: float = Field(1e-2, gt=0, description="Adam's step size after a warm-up of 100 steps")
     dropout: float = Field(0.3, ge=0, lt=1, description="Dropout of the item vectors that the model reads")
     similarity: Literal["cosine", "inner"] = Field(

@@ -17,6 +17,7 @@ def hard_negative_cross_entropy(
     targets: torch.Tensor,
     hardness: float,
     bias: ScoreBias | None = None,
+    stands_for: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean of ``-s_y + log(exp(s_y) + (N - 1) E exp(s_j))``, the expectation over negatives j != y drawn by the query.
 
@@ -33,12 +34,13 @@ def hard_negative_cross_entropy(
         targets: int64 [positions].
         hardness: beta, at least 0.
         bias: added to the scores of some pairs.
+        stands_for: how many items of the catalogue each one stands for, float [N] (`Candidates`); None: 1.
     """
     pairs: tuple[torch.Tensor | None, ...] = (None, None, None)
     if bias is not None:
         places, order = bias.positions.sort(stable=True)
         pairs = (places, bias.items[order], bias.values[order])
-    loss: torch.Tensor = _HardNegativeCrossEntropy.apply(queries, items, targets, hardness, *pairs)
+    loss: torch.Tensor = _HardNegativeCrossEntropy.apply(queries, items, targets, hardness, stands_for, *pairs)
     return share_of_mean(loss, len(queries))
 
 
@@ -52,6 +54,7 @@ class _HardNegativeCrossEntropy(torch.autograd.Function):
         items: torch.Tensor,
         targets: torch.Tensor,
         hardness: float,
+        stands_for: torch.Tensor | None,
         places: torch.Tensor | None,
         biased: torch.Tensor | None,
         values: torch.Tensor | None,
@@ -60,6 +63,7 @@ class _HardNegativeCrossEntropy(torch.autograd.Function):
         grad_q, grad_v = torch.zeros_like(q), torch.zeros_like(v)
         grad_values = None if values is None else torch.zeros_like(values, dtype=torch.float32)
         total = torch.zeros((), device=q.device, dtype=torch.float64)
+        log_counts = torch.zeros(len(v), device=q.device) if stands_for is None else stands_for.log()
         chunk = max(CHUNK_ELEMENTS // len(v), 16)
         starts = torch.arange(0, len(q) + chunk, chunk, device=q.device)
         ends = [] if places is None else torch.searchsorted(places, starts).tolist()
@@ -72,7 +76,7 @@ class _HardNegativeCrossEntropy(torch.autograd.Function):
                     own = slice(ends[index], ends[index + 1])
                     pair = (places[own] - start, biased[own])
                     scores[pair] += values.detach()[own].float()
-                loss, grad = _chunk(scores, targets[part], hardness)
+                loss, grad = _chunk(scores, targets[part], hardness, log_counts)
                 total += loss
                 grad_q[part] = grad @ v
                 grad_v += grad.T @ q[part]
@@ -87,18 +91,20 @@ class _HardNegativeCrossEntropy(torch.autograd.Function):
         grad_q, grad_v, grad_values = ctx.saved_tensors
         scale = grad_outputs[0] / ctx.positions
         own = None if grad_values is None else grad_values * scale
-        return grad_q * scale, grad_v * scale, None, None, None, None, own
+        return grad_q * scale, grad_v * scale, None, None, None, None, None, own
 
 
-def _chunk(scores: torch.Tensor, targets: torch.Tensor, hardness: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed loss of a few positions and its gradient by their scores float [positions, N]."""
+def _chunk(
+    scores: torch.Tensor, targets: torch.Tensor, hardness: float, log_counts: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed loss of a few positions and its gradient by their scores float [positions, N]; items count so often."""
     rows = torch.arange(len(targets), device=targets.device)
-    own, likely = scores[rows, targets], hardness * scores
+    own, likely = scores[rows, targets], torch.add(log_counts, scores, alpha=hardness)
     likely[rows, targets] = -torch.inf
     # log of p_j exp(s_j), and of its sum over the negatives
     weighed = likely.log_softmax(1).add_(scores)
     drawn = weighed.logsumexp(1)
-    against = drawn + math.log(scores.shape[1] - 1)
+    against = drawn + math.log(float(log_counts.exp().sum()) - 1)
     loss = (torch.logaddexp(own, against) - own).sum(dtype=torch.float64)
     missed = torch.sigmoid(against - own)  # the share of the softmax that is not the target's
     grad = weighed.sub_(drawn[:, None]).exp_().mul_(missed[:, None])

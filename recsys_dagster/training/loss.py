@@ -38,6 +38,7 @@ def catalogue_cross_entropy(
     targets: torch.Tensor,
     valid: torch.Tensor | None = None,
     bias: ScoreBias | None = None,
+    stands_for: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean cross-entropy of each target against every item, where an item's score is the best over several queries.
 
@@ -51,6 +52,7 @@ def catalogue_cross_entropy(
         targets: int64 [positions].
         valid: bool [positions, K]; False where an interest does not exist. At least one a row is True.
         bias: added to the scores of some pairs, after the best query is chosen.
+        stands_for: how often an item counts in the sum over items, float [N]; 1 for targets (`Candidates`); None: 1.
 
     Returns:
         A scalar.
@@ -72,7 +74,7 @@ def catalogue_cross_entropy(
         places = bias.positions if rows is None else rows.argsort()[bias.positions]
         places, by_place = places.sort(stable=True)
         pairs = (places, bias.items[by_place], bias.values[by_place])
-    loss: torch.Tensor = _CatalogueCrossEntropy.apply(queries, items, targets, counts, *pairs)
+    loss: torch.Tensor = _CatalogueCrossEntropy.apply(queries, items, targets, counts, stands_for, *pairs)
     return share_of_mean(loss, len(queries))
 
 
@@ -116,6 +118,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         items: torch.Tensor,
         targets: torch.Tensor,
         counts: torch.Tensor,
+        stands_for: torch.Tensor | None,
         places: torch.Tensor | None,
         biased: torch.Tensor | None,
         values: torch.Tensor | None,
@@ -123,6 +126,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         device = queries.device
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
         q, v = queries.detach().to(dtype), items.detach().to(dtype)
+        weighed = v if stands_for is None else (items.detach() * stands_for[:, None]).to(dtype)
         wanted = any(ctx.needs_input_grad)
         grad_q = torch.zeros_like(q, dtype=torch.float32) if wanted else None
         grad_v = torch.zeros_like(v, dtype=torch.float32) if wanted else None
@@ -146,7 +150,10 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
                     into = None if grad_values is None else grad_values[own]
                     bias = (places[own] - start, biased[own], values.detach()[own].float(), into)
                 into_q = None if grad_q is None else grad_q[part]
-                total += _chunk(q[part], v, targets[part], counts[part], safe, into_q, grad_v, bias, room)
+                catalogue = (v, weighed, stands_for)
+                total += _chunk(q[part], catalogue, targets[part], counts[part], safe, into_q, grad_v, bias, room)
+        if grad_v is not None and stands_for is not None:
+            grad_v *= stands_for[:, None]
         ctx.save_for_backward(grad_q, grad_v, grad_values)
         ctx.positions = max(len(q), 1)
         return (total / ctx.positions).to(torch.float32)
@@ -162,13 +169,14 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             None,
             None,
             None,
+            None,
             None if grad_values is None else grad_values * scale,
         )
 
 
 def _chunk(
     q: torch.Tensor,
-    v: torch.Tensor,
+    catalogue: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
     targets: torch.Tensor,
     counts: torch.Tensor,
     safe: bool,
@@ -179,10 +187,12 @@ def _chunk(
 ) -> torch.Tensor:
     """Summed loss of a few positions; fills `grad_q` and adds to `grad_v`, unnormalised.
 
+    `catalogue` is v, v times how often each item counts, and how often; `grad_v` is still to be multiplied with that.
     q is [positions, K, d] with each row's existing queries first and `counts` (how many exist) descending; unless
     scores are `safe`, each row's largest is subtracted from it. `bias` is row, item, value and room for the gradient
     of each biased pair; `room` holds the scores of one query.
     """
+    v, weighed, stands_for = catalogue
     room = room[: len(q)]
     sizes = [len(q)]
     if q.shape[1] > 1:
@@ -210,21 +220,24 @@ def _chunk(
         logits.sub_(top)
         own = own - top[:, 0]
     weights = logits.exp_()
-    norm = weights.sum(1)
+    norm = weights.sum(1) if stands_for is None else torch.mv(weights, stands_for)
     loss = (norm.log() - own).sum(dtype=torch.float64)
     if grad_q is None or grad_v is None:
         return loss
     # the rows are left unnormalised, and the small matrices beside them scaled instead
     inverse = norm.reciprocal()[:, None]
     if bias is not None and bias[3] is not None:
-        bias[3].copy_(weights[bias[0], bias[1]] * inverse[bias[0], 0] - (bias[1] == targets[bias[0]]).float())
+        probability = weights[bias[0], bias[1]] * inverse[bias[0], 0]
+        if stands_for is not None:
+            probability = probability * stands_for[bias[1]]
+        bias[3].copy_(probability - (bias[1] == targets[bias[0]]).float())
     weights[rows, targets] -= norm
     share = weights.to(v.dtype)
     if several:  # only the interest that won an item learns from it
         for values in scores.split(sizes):
             values.mul_(share[: len(values)])
         share, inverse = scores, torch.cat([inverse[:size] for size in sizes])
-    for k, part in enumerate((share @ v).float().mul_(inverse).split(sizes)):
+    for k, part in enumerate((share @ weighed).float().mul_(inverse).split(sizes)):
         grad_q[: len(part), k] = part
     scaled = (stacked.float() * inverse).to(v.dtype)
     if v.dtype == grad_v.dtype:

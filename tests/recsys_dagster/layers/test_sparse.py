@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 import torch
 
-from recsys_dagster.layers.sparse import BufferMatrix, csr_pair, sparse_product
+from recsys_dagster.layers.sparse import BufferMatrix, csr_pair, rows_product, sparse_product
 
 
 def test_product_and_gradient_equal_the_dense_ones():
@@ -16,6 +17,21 @@ def test_product_and_gradient_equal_the_dense_ones():
     torch.testing.assert_close(got, dense @ x)
     (gradient,) = torch.autograd.grad((got * weight).sum(), x)
     torch.testing.assert_close(gradient, dense.T @ weight)
+
+
+@pytest.mark.parametrize("rows", [[6, 3, 0, 3, 6, 6], [3], [3, 1, 3], []])
+def test_some_rows_and_their_gradient_equal_the_dense_ones(rows):
+    rng = np.random.default_rng(1)
+    dense = torch.tensor(rng.random((7, 5)) * (rng.random((7, 5)) < 0.4), dtype=torch.float32)
+    dense[3] = 0.0
+    place, columns = dense.nonzero(as_tuple=True)
+    matrix, _ = csr_pair(place, columns, dense[place, columns], (7, 5))
+    wanted, x = torch.tensor(rows, dtype=torch.int64), torch.randn(5, 3, requires_grad=True)
+    weight = torch.randn(len(rows), 3)
+    got = rows_product(matrix, wanted, x)
+    torch.testing.assert_close(got, dense[wanted] @ x)
+    (gradient,) = torch.autograd.grad((got * weight).sum(), x)
+    torch.testing.assert_close(gradient, dense[wanted].T @ weight)
 
 
 def test_narrow_formats_are_left_at_the_door():
