@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from assets.g2rec import validation_links
 from benchmarks.common import main
 from benchmarks.items_only import ItemsOnly
 from benchmarks.peers import environment_argument
@@ -47,8 +48,6 @@ SCORED_BATCHES = 8
 """Batches of a window of inference."""
 WHOLE = "_whole_catalogue"
 """After the name of a model: its loss compares with the whole catalogue, not with a sample of it."""
-TEMPERATURE = 0.05
-"""Of all levels, where none was searched: costs depend on how many prototypes an item has, not on which."""
 
 
 class Trainee(Protocol):
@@ -133,19 +132,19 @@ class Ours:
         return self.clock() - started
 
 
-def g2rec_models(data: SequenceData) -> tuple[dict[str, Ours], dict[str, Any]]:
+def g2rec_models(data: SequenceData, links: np.ndarray) -> tuple[dict[str, Ours], dict[str, Any]]:
     """G2Rec in both layouts and on items alone, with the project's graph and memberships; and facts of these.
 
+    `links` are what temperatures are chosen on (`validation_links`): costs depend on the prototypes that an item has.
     Each with its own loss, and with `WHOLE` after its name with the loss over the whole catalogue.
     """
     graph = build_graph(data.train)
-    soft = SoftConfig()
-    table, _ = soft_memberships(graph, data.n_items, soft.model_copy(update={"temperatures": [TEMPERATURE] * 3}))
+    table, _ = soft_memberships(graph, data.n_items, SoftConfig(), validation_links=links)
     columns, weights, ends, ids = profile_arrays(table, data.n_items)
-    tables = EvidenceTables.of(graph, data.train, None, G2RecConfig().neighbours)
+    evidence = EvidenceTables.of(graph, data.train, None, G2RecConfig().neighbours)
     shape = {
         "n_items": data.n_items, "max_length": data.max_length, "prototypes": len(ids), "levels": len(ends),
-        "width": columns.shape[1], **tables.shape,
+        "width": columns.shape[1], **evidence.shape,
     }  # fmt: skip
     models = {}
     kinds: list[tuple[str, type[G2Rec], dict[str, Any]]] = [
@@ -157,7 +156,7 @@ def g2rec_models(data: SequenceData) -> tuple[dict[str, Ours], dict[str, Any]]:
         torch.manual_seed(0)
         config = G2RecConfig.model_validate({"batch_size": BATCH, **settings})
         model = kind(config, **shape)
-        model.fill((columns, weights, ends), tables)
+        model.fill((columns, weights, ends), evidence)
         models[name] = Ours(model, data, config, clock=time.process_time)
     return models, {"prototypes": len(ids), "prototypes_an_item": round(len(table) / data.n_items, 2)}
 
@@ -193,9 +192,9 @@ def scoring_seconds(models: dict[str, Ours], rounds: int) -> dict[str, float]:
     return {name: float(np.median(each[1:])) for name, each in seconds.items()}
 
 
-def overheads(data: SequenceData, steps: int, rounds: int) -> dict[str, Any]:
+def overheads(data: SequenceData, links: np.ndarray, steps: int, rounds: int) -> dict[str, Any]:
     """Processor time of each layout of G2Rec over that of items alone: 1.1 is a tenth more."""
-    models, facts = g2rec_models(data)
+    models, facts = g2rec_models(data, links)
     rates = take_turns(dict(models), steps, rounds)
     models = {name: model for name, model in models.items() if WHOLE not in name}  # they score alike
     plain = scoring_seconds(models, rounds)
@@ -252,7 +251,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     except RecsysError as error:
         raise SystemExit(f"error: {error}") from None
     steps = options.steps or 20
-    data, _ = load(options.dataset or "beauty")
+    data, tables = load(options.dataset or "beauty")
     deterministic_algorithms()  # as our training has it
     positions = int(np.minimum(np.maximum(data.train.lengths - 1, 0), data.max_length).sum())
     return {
@@ -261,7 +260,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "rounds": options.rounds,
         "targets_an_epoch": positions,
         **speeds(data, pythons, steps, options.rounds),
-        **overheads(data, steps, options.rounds),
+        **overheads(data, validation_links(tables.interactions), steps, options.rounds),
     }
 
 

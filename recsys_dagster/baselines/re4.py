@@ -15,6 +15,7 @@ from torch.nn import functional
 from recsys_dagster.baselines.comirec import ComiRecSA
 from recsys_dagster.baselines.config import Re4Config
 from recsys_dagster.layers.interests import Interests
+from recsys_dagster.layers.similarity import unit_vectors
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.distributed import share_of_mean
@@ -110,7 +111,7 @@ def re_contrast(
         others_seen: bool [examples, m].
         temperature: tau.
     """
-    z, x, others = (functional.normalize(part, dim=-1) for part in (z, x, others))
+    z, x, others = (unit_vectors(part) for part in (z, x, others))
     own = z @ x.transpose(1, 2) / temperature  # [examples, K, length]
     between = (z @ z.transpose(1, 2) / temperature).diagonal_scatter(
         torch.full(z.shape[:2], -torch.inf, device=z.device), dim1=1, dim2=2

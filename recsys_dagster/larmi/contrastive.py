@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
+from recsys_dagster.layers.similarity import unit_vectors
 from recsys_dagster.training.distributed import own_of, share_of_mean
 
 GROUP_PAIRS = 500_000
@@ -73,7 +74,7 @@ def contrastive_loss(embeddings: torch.Tensor, groups: list[SynthesizedUsers], t
     for group in groups:
         items, members = (own_of(each).to(embeddings.device) for each in (group.items, group.members))
         real = members.any(2)
-        unit = functional.normalize(functional.embedding(items, embeddings), dim=2)
+        unit = unit_vectors(functional.embedding(items, embeddings))
         scores = unit @ unit.transpose(1, 2) / temperature  # [users, n, n]
         together = members @ members.transpose(1, 2) > 0
         negatives = ~together & real[:, :, None] & real[:, None, :]

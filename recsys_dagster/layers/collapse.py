@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch.nn import functional
 
+from recsys_dagster.layers.similarity import unit_vectors
 from recsys_dagster.training.batching import SequenceBatch, pad
 from recsys_dagster.training.data import SequenceData
 
@@ -44,7 +44,7 @@ def interest_cosine(interests: torch.Tensor, valid: torch.Tensor) -> torch.Tenso
     >>> round(interest_cosine(torch.stack([one, two, one])[None], torch.tensor([[True, True, False]])).item(), 4)
     0.6
     """
-    unit = functional.normalize(interests.float(), dim=-1) * valid[..., None]
+    unit = unit_vectors(interests) * valid[..., None]
     n = valid.sum(1)
     # the squared length of the sum is the sum over all ordered pairs, each interest with itself included
     together = unit.sum(1).square().sum(-1) - unit.square().sum((1, 2))

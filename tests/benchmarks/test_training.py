@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ import torch
 from benchmarks import training
 from recsys_dagster.baselines.config import SASRecConfig
 from recsys_dagster.baselines.sasrec import SASRec
+from tests.conftest import toy_interactions
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def test_turns_give_medians_of_the_measured_windows(capsys):
 
 
 def test_items_only_is_g2rec_without_profiles(toy_data):
-    models, facts = training.g2rec_models(toy_data)
+    models, facts = training.g2rec_models(toy_data, training.validation_links(toy_interactions()))
     names = {"items", "fused", "interleaved"}
     assert set(models) == names | {name + training.WHOLE for name in names}
     assert facts["prototypes"] > 0
@@ -66,7 +69,7 @@ def test_items_only_is_g2rec_without_profiles(toy_data):
 
 
 def test_the_benchmark_without_peers(toy_data, monkeypatch):
-    monkeypatch.setattr(training, "load", lambda dataset: (toy_data, None))
+    monkeypatch.setattr(training, "load", lambda dataset: (toy_data, SimpleNamespace(interactions=toy_interactions())))
     options = training.argparse.Namespace(
         model="g2rec", dataset="toy", steps=2, rounds=1, without=["recbole", "cornac"], python_env_recbole=None,
         python_env_cornac=None,
