@@ -13,7 +13,7 @@ class G2RecConfig(NextItemConfig):
     """G2Rec's recommender: a causal decoder over items and interest profile tokens (Eq. 8-13)."""
 
     epochs: int = Field(20, ge=1, description="Most passes over the train split")
-    negatives: int = Field(1024, ge=0, description=NEGATIVES)
+    negatives: int = Field(2048, ge=0, description=NEGATIVES)
     start: Literal["random", "sasrec"] = Field(
         "random",
         description="sasrec: item vectors start as SASRec's, prototypes as the interest tokens made of them (Eq. 6)",

@@ -24,7 +24,7 @@ TERMS = ("graph", "successors", "features", "profile", "popularity")
 """What stands beside the decoder's own scores, in the order of the weights."""
 GRID = {
     "graph": (0.0, 0.3, 0.6, 1.0, 1.5, 2.2),
-    "successors": (0.0, 0.2, 0.4, 0.8),
+    "successors": (0.0, 0.3, 0.6, 0.9, 1.3),
     "features": (0.0, 0.4, 0.8, 1.2, 1.6),
     "profile": (0.0, 0.1, 0.2, 0.4),
 }

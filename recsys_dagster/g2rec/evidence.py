@@ -24,9 +24,9 @@ from recsys_dagster.g2rec.graph import adjacency
 from recsys_dagster.layers.sparse import BufferMatrix, csr_pair
 from recsys_dagster.training.batching import SequenceBatch
 
-DECAY = 0.8
+DECAY = 0.9
 """An item of the history counts this much less with every item after it."""
-LEAST_EVIDENCE = 1e-3
+LEAST_EVIDENCE = 1e-2
 """Added before the logarithm: what an item without any neighbour in the history has."""
 LEAST_LIKENESS = 0.05
 """Added before the logarithm: what an item without any feature of the history has."""

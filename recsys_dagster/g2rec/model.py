@@ -34,7 +34,7 @@ from recsys_dagster.training.runtime import Runtime
 from recsys_dagster.training.train import train_and_save
 
 MAP_SEED = 2027
-PROFILE_SHARE = 0.25
+PROFILE_SHARE = 0.1
 """Share of the positions that the profile loss of a step looks at, drawn for each step: its mean is that of all."""
 LEAST_FIT = 1e-9
 """An item's fit to the predicted profile is taken to be this much at least: its logarithm stays finite."""
