@@ -29,13 +29,14 @@ from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.distributed import batch_mean
 from recsys_dagster.training.launch import data_parallel
 from recsys_dagster.training.loop import SequentialModel
-from recsys_dagster.training.loss import catalogue_cross_entropy
 from recsys_dagster.training.runtime import Runtime
 from recsys_dagster.training.train import train_and_save
 
 MAP_SEED = 2027
 PROFILE_SHARE = 0.1
 """Share of the positions that the profile loss of a step looks at, drawn for each step: its mean is that of all."""
+PROFILE_POSITIONS = 1024
+"""At most so many, as their logits of all prototypes are held at once."""
 LEAST_FIT = 1e-9
 """An item's fit to the predicted profile is taken to be this much at least: its logarithm stays finite."""
 
@@ -154,12 +155,10 @@ class G2Rec(SequentialModel):
 
     def _tokens(self, items: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """What the decoder reads: float [batch, length, d], or [batch, 2 * length, d] interleaved."""
-        x_tokens, y_tokens = functional.embedding(items, x), functional.embedding(items, y)
         if self.config.layout == "fused":
-            return self.dropout(self.token_norm(x_tokens + y_tokens))
-        batch, length, d = x_tokens.shape
-        tokens = torch.stack([x_tokens, y_tokens], dim=2).view(batch, 2 * length, d)
-        return self.dropout(self.token_norm(tokens))
+            return self.dropout(self.token_norm(functional.embedding(items, x + y)))
+        tokens = torch.stack([functional.embedding(items, x), functional.embedding(items, y)], dim=2)
+        return self.dropout(self.token_norm(tokens.flatten(1, 2)))
 
     def loss(self, batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Eq. 13: item loss (Eq. 9) at t = 1..N-1, profile loss (Eq. 11) at t = 1..N, estimated on some of them."""
@@ -180,7 +179,7 @@ class G2Rec(SequentialModel):
         real = torch.arange(whole.shape[1], device=whole.device) <= place.whole.lengths[:, None]
         rows, positions = real.nonzero(as_tuple=True)
         drawn = torch.randperm(len(rows), device=rows.device, generator=place.draws)
-        drawn = drawn[: math.ceil(PROFILE_SHARE * len(rows))]
+        drawn = drawn[: min(math.ceil(PROFILE_SHARE * len(rows)), PROFILE_POSITIONS)]
         rows, positions = place.own(rows[drawn], positions[drawn])
         profile_loss = self._profile_loss(before[rows, positions], whole[rows, positions])
         total = item_loss + self.config.profile_weight * profile_loss
@@ -215,15 +214,10 @@ class G2Rec(SequentialModel):
         """Cross-entropy of the soft labels p_i (Eq. 11), a softmax over each level's prototypes; mean over levels."""
         queries = self.next_item.similarity.queries(states)
         keys = self.next_item.similarity.items(self.prototypes)
-        # -sum_c P_ic log p_c = log-sum-exp of a level's logits - q . (P keys)_i; the first comes from the loss of any
-        # one prototype, which needs no logits to be kept
-        ends, any_one = self.level_ends.tolist(), torch.zeros(len(states), dtype=torch.int64, device=states.device)
-        normalisers = [
-            catalogue_cross_entropy(queries, keys[start:end], any_one) + batch_mean(queries @ keys[start])
-            for start, end in zip([0, *ends], ends, strict=False)
-        ]
-        wanted = batch_mean((queries * self._mean_of(keys, items)).sum(1))
-        return torch.stack(normalisers).mean() - wanted
+        # -sum_c P_ic log p_c = log-sum-exp of a level's logits - q . (P keys)_i
+        levels = (queries @ keys.T).tensor_split(self.level_ends.tolist()[:-1], dim=1)
+        normaliser = torch.stack([logits.logsumexp(1) for logits in levels]).mean(0)
+        return batch_mean(normaliser - (queries * self._mean_of(keys, items)).sum(1))
 
     def _profile_fit(self, states: torch.Tensor) -> torch.Tensor:
         """``log(mean over levels of sum_c P_ic p_c)``, float [batch, N].
