@@ -5,6 +5,7 @@ Xie et al., "Rethinking multi-interest learning for candidate matching in recomm
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,6 @@ from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.distributed import batch_mean
 from recsys_dagster.training.hard_negatives import hard_negative_cross_entropy
 from recsys_dagster.training.launch import data_parallel
-from recsys_dagster.training.loss import ScoreBias
 from recsys_dagster.training.runtime import Runtime
 from recsys_dagster.training.train import train_and_save
 
@@ -27,18 +27,9 @@ class REMI(ComiRecSA):
 
     def __init__(self, config: REMIConfig, *, n_items: int, max_length: int) -> None:
         super().__init__(config, n_items=n_items, max_length=max_length)
-        self.hardness, self.routing_weight = config.hardness, config.routing_weight
-
-    def next_item_loss(
-        self,
-        queries: torch.Tensor,
-        items: torch.Tensor,
-        targets: torch.Tensor,
-        bias: ScoreBias | None,
-        stands_for: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """IHN: negatives as likely as the target's interest scores them (its Section 4.1)."""
-        return hard_negative_cross_entropy(queries, items, targets, self.hardness, bias, stands_for)
+        self.routing_weight = config.routing_weight
+        # IHN: negatives as likely as the target's interest scores them (its Section 4.1)
+        self.cross_entropy = partial(hard_negative_cross_entropy, hardness=config.hardness)
 
     def regularisation(self, found: Interests, batch: SequenceBatch) -> tuple[torch.Tensor | None, dict[str, float]]:
         """RR: the squared variances of the interests' weights (its Section 4.2, ``||diag(Cov(A, A))||_F^2``).

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from recsys_dagster.baselines.config import SASRecConfig
 from recsys_dagster.data.features import ItemFeatures
-from recsys_dagster.layers.features import FeatureVectors
+from recsys_dagster.layers.features import FeatureVectors, vectors_with
 from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.transformer import TransformerBlock
 from recsys_dagster.training.artifact import read_config, read_state
@@ -57,8 +57,7 @@ class SASRec(SequentialModel):
 
     def item_vectors(self, candidates: Candidates = WHOLE) -> torch.Tensor:
         """Float [m, d]: a candidate's own vector, plus the mean of its features' where there are any."""
-        own = candidates.rows(self.items.weight)
-        return own if self.features is None else own + self.features(candidates.items)
+        return vectors_with(self.items.weight, candidates, self.features)
 
     def forward(self, batch: SequenceBatch, vectors: torch.Tensor) -> torch.Tensor:
         """States float [batch, length, d] from item vectors [m, d]; the state at t has seen the items up to t."""

@@ -21,7 +21,7 @@ from torch import nn
 from recsys_dagster.data.features import ItemFeatures
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.g2rec.graph import adjacency
-from recsys_dagster.layers.sparse import BufferMatrix, csr_pair
+from recsys_dagster.layers.sparse import BufferMatrix, csr_pair, row_entries
 from recsys_dagster.training.batching import SequenceBatch
 
 DECAY = 0.9
@@ -141,10 +141,7 @@ class Evidence(nn.Module):
     def total(self, batch: SequenceBatch) -> torch.Tensor:
         """``sum over the history of DECAY^lag * row of the item``, float [batch, columns]."""
         row, item, weight = _weights(batch)
-        starts, counts = self.starts[item], self.starts[item + 1] - self.starts[item]
-        within = torch.arange(int(counts.sum()), device=row.device)
-        within = within - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-        entry = torch.repeat_interleave(starts, counts) + within
+        entry, counts = row_entries(self.starts, item)
         place = torch.repeat_interleave(row * self.n_columns, counts) + self.columns[entry]
         found = torch.zeros(len(batch.lengths) * self.n_columns, device=row.device)
         found.index_add_(0, place, torch.repeat_interleave(weight, counts) * self.values[entry])

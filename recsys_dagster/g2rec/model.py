@@ -19,7 +19,7 @@ from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
 from recsys_dagster.g2rec.decoding import Decoding, Terms, choose_decoding
 from recsys_dagster.g2rec.evidence import EvidenceTables
-from recsys_dagster.layers.features import FeatureVectors
+from recsys_dagster.layers.features import FeatureVectors, vectors_with
 from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.repeats import RepeatBias
 from recsys_dagster.layers.sparse import BufferMatrix, Made, csr_pair
@@ -130,8 +130,7 @@ class G2Rec(SequentialModel):
 
     def item_vectors(self, candidates: Candidates = WHOLE) -> torch.Tensor:
         """X float [m, d]: a candidate's own vector, plus the mean of its features' where there are any."""
-        own = candidates.rows(self.items.weight)
-        return own if self.features is None else own + self.features(candidates.items)
+        return vectors_with(self.items.weight, candidates, self.features)
 
     def vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """X and Y float [N, d]; made once for all batches where nothing is learned from them."""
@@ -165,10 +164,11 @@ class G2Rec(SequentialModel):
         assert batch.targets is not None
         candidates = self.next_item.candidates(batch, self.n_items)
         x, y = self.item_vectors(candidates), self.profiles(candidates)
-        whole = torch.cat([batch.items[:, :1], batch.targets], dim=1)  # all N items of each user
-        after, before = self.states(candidates.numbers(whole), x, y)
         mask, numbered = batch.mask, candidates.of(batch)
         assert numbered.targets is not None
+        # all N items of each user
+        whole = torch.cat([batch.items[:, :1], batch.targets], dim=1)
+        after, before = self.states(torch.cat([numbered.items[:, :1], numbered.targets], dim=1), x, y)
         bias = None if self.repeats is None else self.repeats.prefixes(numbered)
         item_loss = self.next_item.loss(
             after[:, :-1][mask], x + y, numbered.targets[mask], bias, candidates.stands_for

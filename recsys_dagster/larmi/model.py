@@ -13,7 +13,7 @@ from recsys_dagster.larmi.contrastive import SynthesizedUsers, contrastive_loss
 from recsys_dagster.larmi.memberships import cluster_columns, cluster_members
 from recsys_dagster.layers.capsules import recency_decay, route, visible_prefixes
 from recsys_dagster.layers.collapse import collapse_measures, interest_cosine
-from recsys_dagster.layers.features import FeatureVectors
+from recsys_dagster.layers.features import FeatureVectors, vectors_with
 from recsys_dagster.layers.interests import best_interest_scores, first_interests
 from recsys_dagster.layers.pooling import prefix_cluster_pooling
 from recsys_dagster.layers.repeats import RepeatBias
@@ -118,24 +118,16 @@ class LARMI(SequentialModel):
 
     def item_vectors(self, candidates: Candidates = WHOLE) -> torch.Tensor:
         """v, float [m, d]: a candidate's own vector, and what it shares with others through names and interests."""
-        vectors = candidates.rows(self.items.weight)
-        for shared in (self.labels, self.crowd):
-            if shared is not None:
-                vectors = vectors + shared(candidates.items)
-        return vectors
+        return vectors_with(self.items.weight, candidates, self.labels, self.crowd)
 
-    def interests(self, batch: SequenceBatch, items: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def interests(self, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Interests of every prefix of every history.
-
-        Args:
-            batch: the histories.
-            items: `item_vectors`, where the caller has them.
 
         Returns:
             o float [batch, length, K, d] and bool [batch, length, K]: the interest exists. (Without the capsules K is
             the number of clusters.)
         """
-        interests, valid, _ = self._interests(batch, self._looked_up(batch, items))
+        interests, valid, _ = self._interests(batch, self._read(batch, self.item_vectors()))
         return interests, valid
 
     def queries(self, interests: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
@@ -158,8 +150,8 @@ class LARMI(SequentialModel):
     def _interests(
         self, batch: SequenceBatch, vectors: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`interests` from the vectors of the histories' items, and how much of a prefix each holds: [..., K]."""
-        vectors, members = self._read(batch, vectors), self._members(batch)
+        """`interests` from what `_read` gives, and how much of each prefix each of them holds: [batch, length, K]."""
+        members = self._members(batch)
         semantic, present = prefix_cluster_pooling(vectors, self._scores(vectors), members)
         if not self.config.collaborative:
             return semantic, present, self._decay(members) @ members.float()
@@ -179,8 +171,7 @@ class LARMI(SequentialModel):
         candidates = draw_candidates(self.n_items, self.config.negatives, batch)
         mask, numbered, items = batch.mask, candidates.of(batch), self.item_vectors(candidates)
         assert numbered.targets is not None
-        read = self._looked_up(numbered, items)
-        interests, valid, mass = (each[mask] for each in self._interests(batch, read))
+        interests, valid, mass = (each[mask] for each in self._interests(batch, self._read(numbered, items)))
         loss = catalogue_cross_entropy(
             self.queries(interests, mass),
             self.keys(items),
@@ -214,23 +205,19 @@ class LARMI(SequentialModel):
         best = self.repeats.add_to(best, batch)
         return best.masked_fill_((batch.lengths == 0)[:, None], 0.0)
 
-    def user_interests(
-        self, batch: SequenceBatch, items: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def user_interests(self, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Interests after the whole history: float [batch, K, d] and bool [batch, K]."""
-        interests, valid = self.interests(batch, items)
+        interests, valid = self.interests(batch)
         return batch.last(interests), batch.last(valid)
 
     def user_queries(self, batch: SequenceBatch, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`queries` after the whole history, float [batch, K, d + 1], and bool [batch, K]: the interest exists."""
-        interests, valid, mass = (
-            batch.last(each) for each in self._interests(batch, self._looked_up(batch, items))
-        )  # fmt: skip
+        interests, valid, mass = (batch.last(each) for each in self._interests(batch, self._read(batch, items)))
         return self.queries(interests, mass), valid
 
     def anatomy(self, batch: SequenceBatch) -> Anatomy:
         """What the interests of whole histories are made of."""
-        vectors, members = self._read(batch, self._looked_up(batch)), self._members(batch)
+        vectors, members = self._read(batch, self.item_vectors()), self._members(batch)
         scores = self._scores(vectors)
         semantic, present = (
             batch.last(each)[:, None] for each in prefix_cluster_pooling(vectors, scores, members)
@@ -262,13 +249,9 @@ class LARMI(SequentialModel):
         """How far the interests of a user are apart."""
         return collapse_measures(self, data)
 
-    def _looked_up(self, batch: SequenceBatch, items: torch.Tensor | None = None) -> torch.Tensor:
-        """Vectors of the histories' items: float [batch, length, d]."""
-        return functional.embedding(batch.items, self.item_vectors() if items is None else items)
-
-    def _read(self, batch: SequenceBatch, vectors: torch.Tensor) -> torch.Tensor:
-        """The same as the model reads them, 0 at padding."""
-        return self.dropout(vectors) * batch.mask[..., None]
+    def _read(self, batch: SequenceBatch, items: torch.Tensor) -> torch.Tensor:
+        """Vectors of the histories' items, rows of `items`, 0 at padding: float [batch, length, d]."""
+        return self.dropout(functional.embedding(batch.items, items)) * batch.mask[..., None]
 
     def _members(self, batch: SequenceBatch) -> torch.Tensor:
         """Which semantic cluster each item stands in: bool [batch, length, F]."""

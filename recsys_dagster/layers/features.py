@@ -9,6 +9,7 @@ from torch import nn
 
 from recsys_dagster.data.features import ItemFeatures
 from recsys_dagster.layers.sparse import BufferMatrix, csr_pair
+from recsys_dagster.training.candidates import Candidates
 
 
 class FeatureVectors(nn.Module):
@@ -48,6 +49,15 @@ class FeatureVectors(nn.Module):
     def forward(self, items: torch.Tensor | None = None) -> torch.Tensor:
         """Of the catalogue, float [N, d], or of some items int64 [m], float [m, d]."""
         return self.means.product(self.vectors, self.features, self.starts, rows=items)
+
+
+def vectors_with(own: torch.Tensor, candidates: Candidates, *shared: FeatureVectors | None) -> torch.Tensor:
+    """Float [m, d]: a candidate's own vector, of a table [N, d], plus the means of what it shares with others."""
+    vectors = candidates.rows(own)
+    for features in shared:
+        if features is not None:
+            vectors = vectors + features(candidates.items)
+    return vectors
 
 
 def _means(features: torch.Tensor, starts: torch.Tensor, n_features: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from recsys_dagster.training.candidates import draw_candidates
 from recsys_dagster.training.config import MultiInterestConfig
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.loop import SequentialModel
-from recsys_dagster.training.loss import ScoreBias, catalogue_cross_entropy
+from recsys_dagster.training.loss import catalogue_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class MultiInterestModel(SequentialModel, abc.ABC):
         self.dropout = nn.Dropout(config.dropout)
         self.similarity = Similarity(config.similarity)
         self.repeats = RepeatBias() if config.repeats else None
+        self.cross_entropy: Callable[..., torch.Tensor] = catalogue_cross_entropy
         nn.init.normal_(self.items.weight, std=config.dimension**-0.5)
 
     @abc.abstractmethod
@@ -62,17 +64,6 @@ class MultiInterestModel(SequentialModel, abc.ABC):
     def regularisation(self, found: Interests, batch: SequenceBatch) -> tuple[torch.Tensor | None, dict[str, float]]:
         """What a model adds to the cross-entropy (None: nothing), and its named parts."""
         return None, {}
-
-    def next_item_loss(
-        self,
-        queries: torch.Tensor,
-        items: torch.Tensor,
-        targets: torch.Tensor,
-        bias: ScoreBias | None,
-        stands_for: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Mean loss of targets int64 [positions] by queries [positions, d] and candidates [m, d]: cross-entropy."""
-        return catalogue_cross_entropy(queries, items, targets, bias=bias, stands_for=stands_for)
 
     def interests(self, batch: SequenceBatch) -> Interests:
         """The interests of every prefix of every history."""
@@ -89,7 +80,7 @@ class MultiInterestModel(SequentialModel, abc.ABC):
         each = self.similarity.queries(found.vectors[mask])  # [positions, K, d]
         queries = interest_of_target(each, found.valid[mask], items[targets])
         bias = None if self.repeats is None else self.repeats.prefixes(numbered)
-        loss = self.next_item_loss(queries, items, targets, bias, candidates.stands_for)
+        loss = self.cross_entropy(queries, items, targets, bias=bias, stands_for=candidates.stands_for)
         extra, parts = self.regularisation(found, batch)
         return (loss if extra is None else loss + extra), parts
 

@@ -29,22 +29,20 @@ class _RowsProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, columns: torch.Tensor, values: torch.Tensor, ends: torch.Tensor, x: torch.Tensor
+        ctx: Any, columns: torch.Tensor, values: torch.Tensor, counts: torch.Tensor, x: torch.Tensor
     ) -> torch.Tensor:
-        ctx.save_for_backward(columns, values, ends)
+        ctx.save_for_backward(columns, values, counts)
         ctx.size = len(x)
         with torch.autocast(x.device.type, enabled=False):
-            starts = torch.cat([ends.new_zeros(1), ends])[: len(ends)]
+            starts = counts.cumsum(0) - counts
             return functional.embedding_bag(columns, x.float(), starts, per_sample_weights=values, mode="sum")
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, None, None, torch.Tensor]:
-        columns, values, ends = ctx.saved_tensors
-        bags = torch.repeat_interleave(
-            torch.arange(len(ends), device=ends.device), torch.diff(ends, prepend=ends[:1] * 0)
-        )
+        columns, values, counts = ctx.saved_tensors
+        bags = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         turned = torch.sparse_coo_tensor(
-            torch.stack([columns, bags]), values, (ctx.size, len(ends)), check_invariants=False
+            torch.stack([columns, bags]), values, (ctx.size, len(counts)), check_invariants=False
         )  # fmt: skip
         return None, None, None, turned @ grad_outputs[0].contiguous()
 
@@ -69,14 +67,22 @@ def rows_product(matrix: torch.Tensor, rows: torch.Tensor, x: torch.Tensor) -> t
         rows: int64 [m].
         x: float [columns, d].
     """
-    starts = matrix.crow_indices()
-    counts = starts[rows + 1] - starts[rows]
-    ends = counts.cumsum(0)
-    entries = torch.arange(int(ends[-1]) if len(ends) else 0, device=rows.device)
-    entries = entries + torch.repeat_interleave(starts[rows] - ends + counts, counts)
+    entries, counts = row_entries(matrix.crow_indices(), rows)
     columns, values = matrix.col_indices()[entries], matrix.values()[entries]
-    product: torch.Tensor = _RowsProduct.apply(columns, values, ends, x)
+    product: torch.Tensor = _RowsProduct.apply(columns, values, counts, x)
     return product
+
+
+def row_entries(starts: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the entries of some rows int64 [m] lie, one row after the other, and how many each has: int64 [m].
+
+    Args:
+        starts: int64 [number of rows + 1], as in CSR.
+        rows: each as often as its entries are wanted.
+    """
+    counts = starts[rows + 1] - starts[rows]
+    within = torch.arange(int(counts.sum()), device=rows.device)
+    return within + torch.repeat_interleave(starts[rows] - counts.cumsum(0) + counts, counts), counts
 
 
 def csr_pair(

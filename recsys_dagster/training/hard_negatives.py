@@ -23,8 +23,8 @@ def hard_negative_cross_entropy(
 
     Negative j is drawn with probability ``exp(beta s_j) / sum over negatives`` (REMI, Xie et al., 2023, the ideal
     distribution of its interest-aware hard negatives). The paper draws uniformly and weighs by importance; here the
-    whole catalogue is there, so the expectation is taken exactly. As with any drawing, no gradient flows through the
-    probabilities. At beta = 0 this is the full cross-entropy.
+    whole catalogue is there, so the expectation is taken exactly, or as a sum over candidates. As with any drawing, no
+    gradient flows through the probabilities. At beta = 0 this is the full cross-entropy.
 
     The [positions, N] scores are made in chunks, and the gradient of each chunk is taken on the spot.
 
@@ -63,7 +63,8 @@ class _HardNegativeCrossEntropy(torch.autograd.Function):
         grad_q, grad_v = torch.zeros_like(q), torch.zeros_like(v)
         grad_values = None if values is None else torch.zeros_like(values, dtype=torch.float32)
         total = torch.zeros((), device=q.device, dtype=torch.float64)
-        log_counts = torch.zeros(len(v), device=q.device) if stands_for is None else stands_for.log()
+        counts = torch.ones(len(v), device=q.device) if stands_for is None else stands_for
+        log_counts, log_others = counts.log(), math.log(float(counts.sum()) - 1)
         chunk = max(CHUNK_ELEMENTS // len(v), 16)
         starts = torch.arange(0, len(q) + chunk, chunk, device=q.device)
         ends = [] if places is None else torch.searchsorted(places, starts).tolist()
@@ -76,7 +77,7 @@ class _HardNegativeCrossEntropy(torch.autograd.Function):
                     own = slice(ends[index], ends[index + 1])
                     pair = (places[own] - start, biased[own])
                     scores[pair] += values.detach()[own].float()
-                loss, grad = _chunk(scores, targets[part], hardness, log_counts)
+                loss, grad = _chunk(scores, targets[part], hardness, log_counts, log_others)
                 total += loss
                 grad_q[part] = grad @ v
                 grad_v += grad.T @ q[part]
@@ -95,16 +96,19 @@ class _HardNegativeCrossEntropy(torch.autograd.Function):
 
 
 def _chunk(
-    scores: torch.Tensor, targets: torch.Tensor, hardness: float, log_counts: torch.Tensor
+    scores: torch.Tensor, targets: torch.Tensor, hardness: float, log_counts: torch.Tensor, log_others: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed loss of a few positions and its gradient by their scores float [positions, N]; items count so often."""
+    """Summed loss of a few positions and its gradient by their scores float [positions, N].
+
+    `log_counts` is the log of how often each item counts, `log_others` that of all but one.
+    """
     rows = torch.arange(len(targets), device=targets.device)
     own, likely = scores[rows, targets], torch.add(log_counts, scores, alpha=hardness)
     likely[rows, targets] = -torch.inf
     # log of p_j exp(s_j), and of its sum over the negatives
     weighed = likely.log_softmax(1).add_(scores)
     drawn = weighed.logsumexp(1)
-    against = drawn + math.log(float(log_counts.exp().sum()) - 1)
+    against = drawn + log_others
     loss = (torch.logaddexp(own, against) - own).sum(dtype=torch.float64)
     missed = torch.sigmoid(against - own)  # the share of the softmax that is not the target's
     grad = weighed.sub_(drawn[:, None]).exp_().mul_(missed[:, None])

@@ -127,6 +127,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
         q, v = queries.detach().to(dtype), items.detach().to(dtype)
         weighed = v if stands_for is None else (items.detach() * stands_for[:, None]).to(dtype)
+        catalogue = (v, weighed, stands_for)
         wanted = any(ctx.needs_input_grad)
         grad_q = torch.zeros_like(q, dtype=torch.float32) if wanted else None
         grad_v = torch.zeros_like(v, dtype=torch.float32) if wanted else None
@@ -150,7 +151,6 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
                     into = None if grad_values is None else grad_values[own]
                     bias = (places[own] - start, biased[own], values.detach()[own].float(), into)
                 into_q = None if grad_q is None else grad_q[part]
-                catalogue = (v, weighed, stands_for)
                 total += _chunk(q[part], catalogue, targets[part], counts[part], safe, into_q, grad_v, bias, room)
         if grad_v is not None and stands_for is not None:
             grad_v *= stands_for[:, None]

@@ -4,12 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from recsys_dagster.baselines.config import MINDConfig, REMIConfig, SASRecConfig
+from recsys_dagster.baselines.mind import MIND
+from recsys_dagster.baselines.remi import REMI
+from recsys_dagster.baselines.sasrec import SASRec
+from recsys_dagster.larmi import model as larmi
+from recsys_dagster.layers import interests, next_item
 from recsys_dagster.layers.next_item import NextItem
-from recsys_dagster.training.batching import SequenceBatch
-from recsys_dagster.training.candidates import WHOLE, draw_candidates
+from recsys_dagster.training.batching import SequenceBatch, TrainBatches
+from recsys_dagster.training.candidates import WHOLE, Candidates, draw_candidates
 from recsys_dagster.training.config import NextItemConfig
 from recsys_dagster.training.hard_negatives import hard_negative_cross_entropy
 from recsys_dagster.training.loss import ScoreBias, catalogue_cross_entropy
+from tests.recsys_dagster.g2rec import g2rec_cases
+from tests.recsys_dagster.larmi import test_larmi_model as larmi_cases
 
 N_ITEMS = 30
 
@@ -157,3 +165,51 @@ def test_label_smoothing_equals_the_dense_form(sampled):
         scores = scores.repeat_interleave(counts, dim=1)
         want = torch.nn.functional.cross_entropy(scores, targets, label_smoothing=0.1)
         torch.testing.assert_close(got, want)
+
+
+def small(kind, config):
+    return lambda data: kind(config(dimension=8), n_items=data.n_items, max_length=data.max_length)
+
+
+MODELS = {
+    "sasrec": small(SASRec, SASRecConfig),
+    "mind": small(MIND, MINDConfig),
+    "remi": small(REMI, REMIConfig),
+    "larmi": larmi_cases.build,
+    "g2rec": g2rec_cases.build,
+    "g2rec, interleaved": lambda data: g2rec_cases.build(data, layout="interleaved"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_learns_the_same_where_one_of_two_like_items_stands_for_both(toy_data, monkeypatch, name):
+    """One of the two is left out, so the other candidates have numbers of their own."""
+    torch.manual_seed(0)
+    model = MODELS[name](toy_data).eval()
+    batch = next(TrainBatches(toy_data.train, 4, toy_data.max_length).epoch(np.random.default_rng(0)))
+    free = sorted(
+        set(range(1, toy_data.n_items)) - set(batch.items.flatten().tolist() + batch.targets.flatten().tolist())
+    )
+    left_out, stays = free[:2]
+    assert left_out < int(batch.targets.max())
+    tables = [model.items.weight, *(getattr(model, each, None) for each in ("profile_columns", "profile_weights"))]
+    with torch.no_grad():
+        for table in (each for each in tables if each is not None):
+            table[left_out] = table[stays]
+    kept = torch.tensor([item for item in range(toy_data.n_items) if item != left_out])
+    found = []
+    for candidates in (WHOLE, Candidates(kept, 1.0 + (kept == stays))):
+        for module in (next_item, interests, larmi):
+            monkeypatch.setattr(module, "draw_candidates", lambda *_, found=candidates: found)
+        model.zero_grad()
+        torch.manual_seed(1)
+        loss, _ = model.loss(batch, 1)
+        loss.backward()
+        gradient = model.items.weight.grad.clone()
+        gradient[stays] += gradient[left_out]
+        gradient[left_out] = 0
+        others = {n: each.grad.clone() for n, each in model.named_parameters() if each.grad is not None}
+        found.append({**others, "items.weight": gradient, "loss": loss.detach()})
+    assert found[0].keys() == found[1].keys()
+    for part, value in found[0].items():
+        torch.testing.assert_close(value, found[1][part], atol=1e-6, rtol=1e-4, msg=part)
