@@ -147,6 +147,7 @@ def interests(
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
     """Cluster the graph softly, name the prototypes, and keep last night's ids."""
     from recsys_dagster.g2rec.alignment import align
+    from recsys_dagster.g2rec.links import validation_links
     from recsys_dagster.g2rec.night import collapse
     from recsys_dagster.g2rec.prototypes import prototype_overlap, prototype_table
     from recsys_dagster.g2rec.soft_modularity import soft_memberships
@@ -227,16 +228,6 @@ def _guard(reasons: list[str], facts: dict[str, Any]) -> dg.AssetCheckResult:
         description=text or "as sound as the stored clustering",
         metadata=plain(facts),
     )
-
-
-def validation_links(interactions: pd.DataFrame) -> np.ndarray:
-    """Each user's last train item with the first validation item: what the temperature is chosen on; int64 [L, 2].
-
-    This is the one use of the validation split before training; like every choice of a setting it uses nothing else.
-    """
-    train = interactions[interactions["split"] == 0].groupby("user_id")["item_id"].last()
-    validation = interactions[interactions["split"] == 1].groupby("user_id")["item_id"].first()
-    return pd.concat([train, validation], axis=1, join="inner").to_numpy(dtype=np.int64)
 
 
 def last_night(store: AssetStore, partition: str, items: pd.DataFrame) -> "LastNight | None":

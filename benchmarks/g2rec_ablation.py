@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from assets.g2rec import validation_links
 from benchmarks.common import main
 from benchmarks.items_only import ItemsOnly
 from benchmarks.ranking import load, ranked
@@ -29,6 +28,7 @@ from recsys_dagster.data.features import item_features
 from recsys_dagster.g2rec import model as g2rec
 from recsys_dagster.g2rec.coengagement import build_graph
 from recsys_dagster.g2rec.config import G2RecConfig
+from recsys_dagster.g2rec.links import validation_links
 from recsys_dagster.g2rec.night import hard_labels
 from recsys_dagster.g2rec.soft_modularity import SoftConfig, soft_memberships
 from recsys_dagster.g2rec.tokens import interest_tokens

@@ -31,7 +31,7 @@ ROUTING_REPEATS = 7
 Route = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def overhead(data: SequenceData, tables: Prepared, steps: int, rounds: int) -> dict[str, Any]:
+def overhead(data: SequenceData, tables: Prepared, steps: int, rounds: int, device: str = "cpu") -> dict[str, Any]:
     """Steps a second of LARMI and MIND: the same batches, dimension, interests, rounds and similarity.
 
     MIND's loss scores the catalogue with the target's interest alone, Eq. 12 with all K; `overhead_same_loss` is over
@@ -48,9 +48,9 @@ def overhead(data: SequenceData, tables: Prepared, steps: int, rounds: int) -> d
     bare = larmi.model_copy(update=without)
     build_bare, shape_bare = assembly(data, made.user_clusters, chosen, bare)
     models: dict[str, Trainee] = {
-        "mind": Ours(MIND(mind, n_items=data.n_items, max_length=data.max_length), data, mind),
-        "capsules": Ours(build_bare(bare, **shape_bare), data, bare),
-        "larmi": Ours(build(larmi, **shape), data, larmi),
+        "mind": Ours(MIND(mind, n_items=data.n_items, max_length=data.max_length), data, mind, device=device),
+        "capsules": Ours(build_bare(bare, **shape_bare), data, bare, device=device),
+        "larmi": Ours(build(larmi, **shape), data, larmi, device=device),
     }
     rates = take_turns(models, steps, rounds)
     steps_of = {name: rate["steps_per_second"] for name, rate in rates.items()}

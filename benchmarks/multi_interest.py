@@ -93,6 +93,17 @@ def config_of(name: str, settings: dict[str, Any]) -> TrainingConfig:
     return config
 
 
+def trained(
+    name: str, data: SequenceData, settings: dict[str, Any], runtime: Runtime, output: Path
+) -> dict[str, float | int | str]:
+    """Train a baseline by the function that its asset calls; figures of its training."""
+    if name == "popularity":
+        return train_popularity(data, output)
+    train = getattr(import_module(f"recsys_dagster.{MODELS[name][0]}"), f"train_{name}")
+    facts: dict[str, float | int | str] = train(data, config_of(name, settings), runtime, output)
+    return facts
+
+
 def attempt(trial: Trial) -> Outcome:
     """Train a model by the functions that its asset calls, and rank the test targets with it."""
     torch.set_num_threads(1)
@@ -100,14 +111,11 @@ def attempt(trial: Trial) -> Outcome:
     runtime = Runtime(device=trial.device, seed=trial.seed)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / trial.name
-        if trial.name == "popularity":
-            facts: dict[str, Any] = train_popularity(data, output)
-        elif trial.name == OURS:
+        if trial.name == OURS:
             made, config = stages(trial.dataset), LARMIConfig(**trial.settings)
             facts = train_larmi(data, made.user_clusters, made.selected().clusters, config, runtime, output)
         else:
-            train = getattr(import_module(f"recsys_dagster.{MODELS[trial.name][0]}"), f"train_{trial.name}")
-            facts = train(data, config_of(trial.name, trial.settings), runtime, output)
+            facts = trained(trial.name, data, trial.settings, runtime, output)
         return Outcome(per_user(load_model(output, trial.device), data), facts)
 
 

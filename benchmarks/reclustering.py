@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from assets.g2rec import validation_links
 from benchmarks.common import main, prepared
 from recsys_dagster.data.histories import Histories
 from recsys_dagster.data.prepare import Prepared
@@ -23,7 +22,7 @@ from recsys_dagster.g2rec.alignment import align
 from recsys_dagster.g2rec.coengagement import build_graph
 from recsys_dagster.g2rec.graph import adjacency
 from recsys_dagster.g2rec.leiden import leiden
-from recsys_dagster.g2rec.links import link_test
+from recsys_dagster.g2rec.links import link_test, validation_links
 from recsys_dagster.g2rec.merging import hard_modularity
 from recsys_dagster.g2rec.network import Network
 from recsys_dagster.g2rec.night import LastNight, hard_labels

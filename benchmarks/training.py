@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from assets.g2rec import validation_links
 from benchmarks.common import main
 from benchmarks.items_only import ItemsOnly
 from benchmarks.peers import environment_argument
@@ -32,6 +31,7 @@ from recsys_dagster.g2rec.coengagement import build_graph
 from recsys_dagster.g2rec.config import G2RecConfig
 from recsys_dagster.g2rec.decoding import TERMS
 from recsys_dagster.g2rec.evidence import EvidenceTables
+from recsys_dagster.g2rec.links import validation_links
 from recsys_dagster.g2rec.model import G2Rec, profile_arrays
 from recsys_dagster.g2rec.soft_modularity import SoftConfig, soft_memberships
 from recsys_dagster.progress import Progress
@@ -95,8 +95,8 @@ class Ours:
         model: fresh.
         data: the splits.
         config: the model's settings.
-        clock: what tells seconds. Where all trainees run in this process, its processor time: neighbours on the machine
-            hardly touch it.
+        clock: what tells seconds. Where all trainees run in this process, `clock_of` its device.
+        device: torch device.
     """
 
     def __init__(
@@ -105,9 +105,10 @@ class Ours:
         data: SequenceData,
         config: TrainingConfig,
         clock: Callable[[], float] = time.perf_counter,
+        device: str = "cpu",
     ) -> None:
-        self.model, self.data, self.config, self.batch_size = model, data, config, config.batch_size
-        self.clock = clock
+        self.model, self.data, self.config, self.batch_size = model.to(device), data, config, config.batch_size
+        self.clock, self.runtime = clock, Runtime(device=device)
         self.batches = Window(model.batches(data, config))
         self.optimiser = optimiser_of(model, config)
 
@@ -118,7 +119,7 @@ class Ours:
         with Progress("training", None) as progress:
             # the loop of `fit` itself, so that all it does in a step counts
             _train_epoch(
-                self.model, self.model.loss, self.optimiser, self.batches, self.config, Runtime(), 0, progress
+                self.model, self.model.loss, self.optimiser, self.batches, self.config, self.runtime, 0, progress
             )  # fmt: skip
         return {"seconds": self.clock() - started, "steps": steps, **self.batches.seen}
 
@@ -132,7 +133,19 @@ class Ours:
         return self.clock() - started
 
 
-def g2rec_models(data: SequenceData, links: np.ndarray) -> tuple[dict[str, Ours], dict[str, Any]]:
+def clock_of(device: str) -> Callable[[], float]:
+    """The clock that neighbours on the machine touch least: processor time, or, on CUDA, the time when all is done."""
+    if not device.startswith("cuda"):
+        return time.process_time
+
+    def clock() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock
+
+
+def g2rec_models(data: SequenceData, links: np.ndarray, device: str = "cpu") -> tuple[dict[str, Ours], dict[str, Any]]:
     """G2Rec in both layouts and on items alone, with the project's graph and memberships; and facts of these.
 
     `links` are what temperatures are chosen on (`validation_links`): costs depend on the prototypes that an item has.
@@ -157,7 +170,7 @@ def g2rec_models(data: SequenceData, links: np.ndarray) -> tuple[dict[str, Ours]
         config = G2RecConfig.model_validate({"batch_size": BATCH, **settings})
         model = kind(config, **shape)
         model.fill((columns, weights, ends), evidence)
-        models[name] = Ours(model, data, config, clock=time.process_time)
+        models[name] = Ours(model, data, config, clock=clock_of(device), device=device)
     return models, {"prototypes": len(ids), "prototypes_an_item": round(len(table) / data.n_items, 2)}
 
 
@@ -192,9 +205,9 @@ def scoring_seconds(models: dict[str, Ours], rounds: int) -> dict[str, float]:
     return {name: float(np.median(each[1:])) for name, each in seconds.items()}
 
 
-def overheads(data: SequenceData, links: np.ndarray, steps: int, rounds: int) -> dict[str, Any]:
-    """Processor time of each layout of G2Rec over that of items alone: 1.1 is a tenth more."""
-    models, facts = g2rec_models(data, links)
+def overheads(data: SequenceData, links: np.ndarray, steps: int, rounds: int, device: str = "cpu") -> dict[str, Any]:
+    """Time (`clock_of` the device) of each layout of G2Rec over that of items alone: 1.1 is a tenth more."""
+    models, facts = g2rec_models(data, links, device)
     rates = take_turns(dict(models), steps, rounds)
     models = {name: model for name, model in models.items() if WHOLE not in name}  # they score alike
     plain = scoring_seconds(models, rounds)
@@ -217,11 +230,13 @@ def overheads(data: SequenceData, links: np.ndarray, steps: int, rounds: int) ->
     return {**facts, **result}
 
 
-def speeds(data: SequenceData, pythons: dict[str, Path], steps: int, rounds: int) -> dict[str, Any]:
+def speeds(
+    data: SequenceData, pythons: dict[str, Path], steps: int, rounds: int, device: str = "cpu"
+) -> dict[str, Any]:
     """SASRec here and there: medians of targets, items and cells a second."""
     config = SASRecConfig(batch_size=BATCH, layers=2, heads=2)
     model = SASRec(config, n_items=data.n_items, max_length=data.max_length)
-    trainees: dict[str, Trainee] = {"ours": Ours(model, data, config)}
+    trainees: dict[str, Trainee] = {"ours": Ours(model, data, config, device=device)}
     with contextlib.ExitStack() as stack:
         for library, batch_size in PEERS:
             if library not in pythons:
@@ -229,7 +244,7 @@ def speeds(data: SequenceData, pythons: dict[str, Path], steps: int, rounds: int
             folder = Path(stack.enter_context(exchange_folder()))
             task = task_of(
                 data, folder, library=library, model="SASRec", mode="rate", epochs=10**6, batch_size=batch_size,
-                threads=torch.get_num_threads(),
+                threads=torch.get_num_threads(), device=device,
             )  # fmt: skip
             rater = Rater(worker_command(pythons[library], library, folder), task)
             stack.callback(rater.close)
@@ -259,8 +274,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "steps": steps,
         "rounds": options.rounds,
         "targets_an_epoch": positions,
-        **speeds(data, pythons, steps, options.rounds),
-        **overheads(data, validation_links(tables.interactions), steps, options.rounds),
+        **speeds(data, pythons, steps, options.rounds, options.device),
+        **overheads(data, validation_links(tables.interactions), steps, options.rounds, options.device),
     }
 
 
@@ -271,7 +286,7 @@ def larmi_run(options: argparse.Namespace) -> dict[str, Any]:
     dataset, steps = options.dataset or "office_622", options.steps or round(1 / larmi_training.WEIGHT)
     data, tables = load(dataset)
     deterministic_algorithms()
-    costs = larmi_training.overhead(data, tables, steps, options.rounds)
+    costs = larmi_training.overhead(data, tables, steps, options.rounds, options.device)
     return {"dataset": dataset, "steps": steps, "rounds": options.rounds, **costs, **larmi_training.routing()}
 
 
@@ -286,6 +301,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="steps of a window: 20, or 1 / lambda for LARMI, unless given")
     parser.add_argument("--rounds", type=int, default=5, help="measured windows of each")
     parser.add_argument("--without", nargs="*", default=[], choices=["recbole", "cornac"], help="peers to leave out")
+    parser.add_argument("--device", default="cpu", help="torch device; routing is timed on the CPU in any case")
     for library in ("recbole", "cornac"):
         environment_argument(parser, library)
 

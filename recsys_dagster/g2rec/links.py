@@ -6,10 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys_dagster.errors import RecsysError
+
+
+def validation_links(interactions: pd.DataFrame) -> NDArray[np.int64]:
+    """Each user's last train item with the first validation item: what the temperature is chosen on; int64 [L, 2].
+
+    This is the one use of the validation split before training; like every choice of a setting it uses nothing else.
+    """
+    train = interactions[interactions["split"] == 0].groupby("user_id")["item_id"].last()
+    validation = interactions[interactions["split"] == 1].groupby("user_id")["item_id"].first()
+    return pd.concat([train, validation], axis=1, join="inner").to_numpy(dtype=np.int64)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from recsys_dagster.training.distributed import share_of_mean
-from recsys_dagster.training.loss import CHUNK_ELEMENTS, ScoreBias
+from recsys_dagster.training.loss import ScoreBias, rows_at_once
 
 
 def hard_negative_cross_entropy(
@@ -65,7 +65,7 @@ class _HardNegativeCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), device=q.device, dtype=torch.float64)
         counts = torch.ones(len(v), device=q.device) if stands_for is None else stands_for
         log_counts, log_others = counts.log(), math.log(float(counts.sum()) - 1)
-        chunk = max(CHUNK_ELEMENTS // len(v), 16)
+        chunk = rows_at_once(len(v), q.device)
         starts = torch.arange(0, len(q) + chunk, chunk, device=q.device)
         ends = [] if places is None else torch.searchsorted(places, starts).tolist()
         with torch.autocast(q.device.type, enabled=False):

@@ -11,7 +11,9 @@ from torch.nn import functional
 from recsys_dagster.training.distributed import share_of_mean
 
 CHUNK_ELEMENTS = 1_200_000
-"""Scores of one interest held at once (5 MB): they stay in the cache between the passes over them."""
+"""Scores of one interest held at once (5 MB) on a CPU: they stay in the cache between the passes over them."""
+DEVICE_CHUNK_ELEMENTS = 2**26
+"""The same on other devices (268 MB): there starting an operation costs more than its bytes do."""
 
 SAFE_SCORE = 40.0
 """Where no score is beyond this on either side, exponentials of a whole catalogue add up to no more than 1e27."""
@@ -78,6 +80,11 @@ def catalogue_cross_entropy(
     return share_of_mean(loss, len(queries))
 
 
+def rows_at_once(n_items: int, device: torch.device) -> int:
+    """Positions whose scores of the catalogue are held at once on a device."""
+    return max((CHUNK_ELEMENTS if device.type == "cpu" else DEVICE_CHUNK_ELEMENTS) // n_items, 16)
+
+
 def with_item_bias(queries: torch.Tensor, items: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """One more coordinate on both sides, so that an inner product has the item's bias in it.
 
@@ -133,7 +140,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         grad_v = torch.zeros_like(v, dtype=torch.float32) if wanted else None
         grad_values = torch.zeros_like(values, dtype=torch.float32) if wanted and values is not None else None
         total = torch.zeros((), device=device, dtype=torch.float64)
-        chunk = max(CHUNK_ELEMENTS // len(v), 16)
+        chunk = rows_at_once(len(v), device)
         starts = torch.arange(0, len(q) + chunk, chunk, device=device)
         ends = [] if places is None else torch.searchsorted(places, starts).tolist()
         room = torch.empty(min(chunk, len(q)), len(v), device=device, dtype=dtype)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from assets.g2rec import coengagement_graph, interests, last_night, validation_links
+from assets.g2rec import coengagement_graph, interests, last_night
 from assets.partitions import datasets
 from assets.tables import conform
 from recsys_dagster.definitions import default_resources
@@ -163,11 +163,6 @@ def test_graph_is_read_in_pieces_and_decays_if_told_to(home):
     failed = home.run(coengagement_graph, config)
     assert not failed.success
     assert "no timestamps" in str(failed.get_step_failure_events()[0].step_failure_data.error)
-
-
-def test_validation_links_join_last_train_and_first_validation_item():
-    log = pd.DataFrame({"user_id": [0, 0, 0, 0, 1, 1], "item_id": [5, 6, 7, 8, 1, 2], "split": [0, 0, 1, 2, 0, 2]})
-    np.testing.assert_array_equal(validation_links(log), [[6, 7]])
 
 
 def test_last_night_speaks_of_todays_items(tmp_path):

@@ -71,7 +71,7 @@ def test_items_only_is_g2rec_without_profiles(toy_data):
 def test_the_benchmark_without_peers(toy_data, monkeypatch):
     monkeypatch.setattr(training, "load", lambda dataset: (toy_data, SimpleNamespace(interactions=toy_interactions())))
     options = training.argparse.Namespace(
-        model="g2rec", dataset="toy", steps=2, rounds=1, without=["recbole", "cornac"], python_env_recbole=None,
+        model="g2rec", dataset="toy", device="cpu", steps=2, rounds=1, without=["recbole", "cornac"], python_env_recbole=None,
         python_env_cornac=None,
     )  # fmt: skip
     found = training.run(options)

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from soft_cases import planted
 
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.g2rec.graph import adjacency
-from recsys_dagster.g2rec.links import LinkTest, link_test
+from recsys_dagster.g2rec.links import LinkTest, link_test, validation_links
 from recsys_dagster.g2rec.soft_problem import Support
+
+
+def test_validation_links_join_last_train_and_first_validation_item() -> None:
+    log = pd.DataFrame({"user_id": [0, 0, 0, 0, 1, 1], "item_id": [5, 6, 7, 8, 1, 2], "split": [0, 0, 1, 2, 0, 2]})
+    np.testing.assert_array_equal(validation_links(log), [[6, 7]])
 
 
 def test_link_quality_hand_value() -> None:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_dagster.training import hard_negatives
+from recsys_dagster.training import loss as loss_module
 from recsys_dagster.training.hard_negatives import hard_negative_cross_entropy
 from recsys_dagster.training.loss import ScoreBias, catalogue_cross_entropy
 
@@ -74,7 +74,7 @@ def test_chunks_change_nothing(monkeypatch):
     queries, items, targets, bias = some(2, positions=50)
     inputs = (queries, items, bias.values)
     whole = torch.autograd.grad(hard_negative_cross_entropy(queries, items, targets, 1.0, bias), inputs)
-    monkeypatch.setattr(hard_negatives, "CHUNK_ELEMENTS", 1)  # 16 positions a chunk
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 1)  # 16 positions a chunk
     parts = torch.autograd.grad(hard_negative_cross_entropy(queries, items, targets, 1.0, bias), inputs)
     for got, want in zip(parts, whole, strict=True):
         torch.testing.assert_close(got, want)

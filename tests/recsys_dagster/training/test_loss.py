@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from recsys_dagster.training import loss as loss_module
-from recsys_dagster.training.loss import ScoreBias, catalogue_cross_entropy, pairwise_loss, with_item_bias
+from recsys_dagster.training.loss import ScoreBias, catalogue_cross_entropy, pairwise_loss, rows_at_once, with_item_bias
 
 
 def dense(queries, items, targets, valid, bias=None):
@@ -102,3 +102,10 @@ def test_the_loss_of_a_pair_by_hand():
     vectors = torch.tensor([[[3.0, 0.0]], [[0.0, 1.0]], [[1.0, 1.0]]])
     loss = pairwise_loss(torch.tensor([2.0]), torch.tensor([1.0]), vectors, l2=0.1)
     assert loss.item() == pytest.approx(0.3132617 + 0.1 * (9 + 1 + 2) / 2)
+
+
+def test_more_scores_are_held_at_once_where_starting_an_operation_is_what_costs():
+    on_cpu, on_cuda = (rows_at_once(12_000, torch.device(name)) for name in ("cpu", "cuda"))
+    assert on_cpu == 100
+    assert on_cuda > 1_500  # a batch of 256 users of Beauty in one piece
+    assert rows_at_once(10**9, torch.device("cuda")) == 16
