@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from recsys_dagster.training.config import MultiInterestConfig, NextItemConfig, TrainingConfig
+from recsys_dagster.training.config import NEGATIVES, MultiInterestConfig, NextItemConfig, TrainingConfig
 
 
 class PairwiseConfig(TrainingConfig):
@@ -62,8 +62,10 @@ class BERT4RecConfig(TrainingConfig):
 
 
 class SASRecConfig(NextItemConfig):
-    """Self-attentive sequential recommendation (Kang and McAuley, 2018) with full cross-entropy."""
+    """Self-attentive sequential recommendation (Kang and McAuley, 2018) with cross-entropy over many items."""
 
+    epochs: int = Field(20, ge=1, description="Most passes over the train split")
+    negatives: int = Field(2048, ge=0, description=NEGATIVES)
     layers: int = Field(2, ge=1, description="Transformer blocks")
     heads: int = Field(2, ge=1, description="Attention heads; divides dimension")
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout of embeddings, attention and feed-forward layers")

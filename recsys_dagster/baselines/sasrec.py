@@ -1,7 +1,8 @@
-"""SASRec: next-item prediction by causal self-attention, trained with cross-entropy over the whole catalogue.
+"""SASRec: next-item prediction by causal self-attention, trained with cross-entropy over items of the catalogue.
 
-Kang and McAuley, "Self-attentive sequential recommendation", 2018. Differences that make it strong: full cross-entropy
-instead of one sampled negative, cosines over a learned temperature as scores, pre-norm blocks, batches by length.
+Kang and McAuley, "Self-attentive sequential recommendation", 2018. Differences that make it strong: cross-entropy
+over the batch's items and some thousand others instead of one sampled negative, cosines over a learned temperature as
+scores, pre-norm blocks, batches by length.
 """
 
 from __future__ import annotations

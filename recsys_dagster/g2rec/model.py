@@ -19,6 +19,7 @@ from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
 from recsys_dagster.g2rec.decoding import Decoding, Terms, choose_decoding
 from recsys_dagster.g2rec.evidence import EvidenceTables
+from recsys_dagster.g2rec.profile_loss import profile_cross_entropy
 from recsys_dagster.layers.features import FeatureVectors, vectors_with
 from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.repeats import RepeatBias
@@ -138,19 +139,19 @@ class G2Rec(SequentialModel):
             return self.item_vectors(), self.profiles()
         return self._vectors.get(self.state_dict().values(), lambda: (self.item_vectors(), self.profiles()))
 
-    def states(self, items: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run the decoder over histories int64 [batch, length], with X and Y float [m, d].
+    def after(self, positions: torch.Tensor) -> torch.Tensor:
+        """Number among a history's states of that after y_t (fused: after x_t + y_t), which predicts item t + 1.
 
-        Returns:
-            after_profile: float [batch, length, d], the state after y_t (fused: after x_t + y_t), which predicts item
-                t + 1 (Eq. 10).
-            before_profile: float [batch, length, d], the state after x_t, which predicts the profile of t (Eq. 12);
-                fused: the state before token t, which predicts the profile of the item to come.
+        (Eq. 10.) Positions t int64 count from 0; state 0 is that before any token.
         """
-        states = self.backbone(self._tokens(items, x, y))
-        if self.config.layout == "fused":
-            return states[:, 1:], states[:, :-1]
-        return states[:, 2::2], states[:, 1::2]
+        return positions + 1 if self.config.layout == "fused" else 2 * positions + 2
+
+    def before(self, positions: torch.Tensor) -> torch.Tensor:
+        """Number of that after x_t, which predicts the profile of t (Eq. 12).
+
+        Fused: that before token t, which predicts the profile of the item to come.
+        """
+        return positions if self.config.layout == "fused" else 2 * positions + 1
 
     def _tokens(self, items: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """What the decoder reads: float [batch, length, d], or [batch, 2 * length, d] interleaved."""
@@ -168,22 +169,32 @@ class G2Rec(SequentialModel):
         assert numbered.targets is not None
         # all N items of each user
         whole = torch.cat([batch.items[:, :1], batch.targets], dim=1)
-        after, before = self.states(torch.cat([numbered.items[:, :1], numbered.targets], dim=1), x, y)
+        tokens = torch.cat([numbered.items[:, :1], numbered.targets], dim=1)
+        states = self.backbone(self._tokens(tokens, x, y))
+        rows, positions = mask.nonzero(as_tuple=True)
+        targets = numbered.targets[rows, positions]
         bias = None if self.repeats is None else self.repeats.prefixes(numbered)
-        item_loss = self.next_item.loss(
-            after[:, :-1][mask], x + y, numbered.targets[mask], bias, candidates.stands_for
-        )  # fmt: skip
-        if self.config.profile_weight == 0:
+        wanted = [rows * states.shape[1] + self.after(positions)]
+        if self.config.profile_weight:
+            rows, positions = self._some_positions(batch)
+            wanted.append(rows * states.shape[1] + self.before(positions))
+        # taken at once: the gradient of each taking is a tensor of all states
+        chosen = states.flatten(0, 1)[torch.cat(wanted)].split([len(each) for each in wanted])
+        item_loss = self.next_item.loss(chosen[0], x + y, targets, bias, candidates.stands_for)
+        if not self.config.profile_weight:
             return item_loss, {"item_loss": item_loss.item()}
-        place = batch.place
-        real = torch.arange(whole.shape[1], device=whole.device) <= place.whole.lengths[:, None]
-        rows, positions = real.nonzero(as_tuple=True)
-        drawn = torch.randperm(len(rows), device=rows.device, generator=place.draws)
-        drawn = drawn[: min(math.ceil(PROFILE_SHARE * len(rows)), PROFILE_POSITIONS)]
-        rows, positions = place.own(rows[drawn], positions[drawn])
-        profile_loss = self._profile_loss(before[rows, positions], whole[rows, positions])
+        profile_loss = self._profile_loss(chosen[1], whole[rows, positions])
         total = item_loss + self.config.profile_weight * profile_loss
         return total, {"item_loss": item_loss.item(), "profile_loss": profile_loss.item()}
+
+    def _some_positions(self, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows and positions int64 [pairs] that the profile loss looks at, drawn from all N items of each user."""
+        place = batch.place
+        length = torch.arange(batch.items.shape[1] + 1, device=batch.items.device)
+        rows, positions = (length <= place.whole.lengths[:, None]).nonzero(as_tuple=True)
+        drawn = torch.randperm(len(rows), device=rows.device, generator=place.draws)
+        drawn = drawn[: min(math.ceil(PROFILE_SHARE * len(rows)), PROFILE_POSITIONS)]
+        return place.own(rows[drawn], positions[drawn])
 
     def score_terms(self, batch: SequenceBatch, names: Iterable[str]) -> tuple[torch.Tensor, Terms]:
         """The decoder's own scores, and the terms of these names that decoding sets beside them; float [batch, N] each.
@@ -203,8 +214,8 @@ class G2Rec(SequentialModel):
     def _scores(self, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The decoder's own scores float [batch, N], and the last state float [batch, d]."""
         x, y = self.vectors()
-        tokens_an_item = 1 if self.config.layout == "fused" else 2
-        state = self.backbone.at(self._tokens(batch.items, x, y), tokens_an_item * batch.lengths.clamp(min=1))
+        last = self.after(batch.lengths.clamp(min=1) - 1)
+        state = self.backbone.at(self._tokens(batch.items, x, y), last)
         scores = self.next_item.scores(state, x + y)
         if self.repeats is not None:
             scores = self.repeats.add_to(scores, batch)
@@ -212,12 +223,10 @@ class G2Rec(SequentialModel):
 
     def _profile_loss(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of the soft labels p_i (Eq. 11), a softmax over each level's prototypes; mean over levels."""
-        queries = self.next_item.similarity.queries(states)
-        keys = self.next_item.similarity.items(self.prototypes)
-        # -sum_c P_ic log p_c = log-sum-exp of a level's logits - q . (P keys)_i
-        levels = (queries @ keys.T).tensor_split(self.level_ends.tolist()[:-1], dim=1)
-        normaliser = torch.stack([logits.logsumexp(1) for logits in levels]).mean(0)
-        return batch_mean(normaliser - (queries * self._mean_of(keys, items)).sum(1))
+        similarity, ends = self.next_item.similarity, self.level_ends.tolist()
+        queries, keys = similarity.queries(states), similarity.items(self.prototypes)
+        labels = self.profile_columns[items], self.profile_weights[items]
+        return batch_mean(profile_cross_entropy(queries, keys, *labels, ends))
 
     def _profile_fit(self, states: torch.Tensor) -> torch.Tensor:
         """``log(mean over levels of sum_c P_ic p_c)``, float [batch, N].

@@ -9,6 +9,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.nn import functional
 
+Entries = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Columns int64 and values float of the entries of some rows, one row after the other, and how many each has."""
+
 
 class _Product(torch.autograd.Function):
     """Keeps the transposed matrix at hand: PyTorch makes it anew, or sorts all entries, in every backward pass."""
@@ -33,18 +36,44 @@ class _RowsProduct(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(columns, values, counts)
         ctx.size = len(x)
-        with torch.autocast(x.device.type, enabled=False):
-            starts = counts.cumsum(0) - counts
-            return functional.embedding_bag(columns, x.float(), starts, per_sample_weights=values, mode="sum")
+        return _sums(columns, values, counts, x)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, None, None, torch.Tensor]:
         columns, values, counts = ctx.saved_tensors
-        bags = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        bags = torch.repeat_interleave(
+            torch.arange(len(counts), device=counts.device), counts, output_size=len(columns)
+        )
         turned = torch.sparse_coo_tensor(
             torch.stack([columns, bags]), values, (ctx.size, len(counts)), check_invariants=False
         )  # fmt: skip
         return None, None, None, turned @ grad_outputs[0].contiguous()
+
+
+class _ManyRowsProduct(torch.autograd.Function):
+    """The same of many of all rows: the backward pass is a product with the whole transposed matrix."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, transposed: torch.Tensor, rows: torch.Tensor, entries: Entries, x: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.transposed = transposed
+        ctx.save_for_backward(rows)
+        return _sums(*entries, x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, None, None, torch.Tensor]:
+        (rows,) = ctx.saved_tensors
+        gradient = grad_outputs[0]
+        spread = gradient.new_zeros(ctx.transposed.shape[1], gradient.shape[1]).index_add_(0, rows, gradient)
+        return None, None, None, ctx.transposed @ spread
+
+
+def _sums(columns: torch.Tensor, values: torch.Tensor, counts: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Sums float [rows, d] of so many consecutive weighted rows of x each."""
+    with torch.autocast(x.device.type, enabled=False):
+        starts = counts.cumsum(0) - counts
+        return functional.embedding_bag(columns, x.float(), starts, per_sample_weights=values, mode="sum")
 
 
 def sparse_product(matrix: torch.Tensor, transposed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -59,17 +88,25 @@ def sparse_product(matrix: torch.Tensor, transposed: torch.Tensor, x: torch.Tens
     return product
 
 
-def rows_product(matrix: torch.Tensor, rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+MANY_ROWS = 0.25
+"""From this share of all rows on, the gradient of their product is faster by way of all rows."""
+
+
+def rows_product(matrix: torch.Tensor, transposed: torch.Tensor, rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """``matrix[rows] @ x``, differentiable in x; costs what the entries of these rows cost.
 
     Args:
         matrix: float CSR [rows of the matrix, columns].
+        transposed: float CSR [columns, rows of the matrix].
         rows: int64 [m].
         x: float [columns, d].
     """
     entries, counts = row_entries(matrix.crow_indices(), rows)
     columns, values = matrix.col_indices()[entries], matrix.values()[entries]
-    product: torch.Tensor = _RowsProduct.apply(columns, values, counts, x)
+    if len(rows) >= MANY_ROWS * len(matrix):
+        product: torch.Tensor = _ManyRowsProduct.apply(transposed, rows, (columns, values, counts), x)
+    else:
+        product = _RowsProduct.apply(columns, values, counts, x)
     return product
 
 
@@ -80,9 +117,12 @@ def row_entries(starts: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor,
         starts: int64 [number of rows + 1], as in CSR.
         rows: each as often as its entries are wanted.
     """
-    counts = starts[rows + 1] - starts[rows]
-    within = torch.arange(int(counts.sum()), device=rows.device)
-    return within + torch.repeat_interleave(starts[rows] - counts.cumsum(0) + counts, counts), counts
+    first = starts[rows]
+    counts = starts[rows + 1] - first
+    ends = counts.cumsum(0)
+    entries = int(ends[-1]) if len(ends) else 0
+    within = torch.arange(entries, device=rows.device)
+    return within + torch.repeat_interleave(first - ends + counts, counts, output_size=entries), counts
 
 
 def csr_pair(
@@ -134,4 +174,4 @@ class BufferMatrix:
             rows: int64 [m]; None: all.
         """
         matrix, transposed = self._matrices.get(buffers, lambda: self.make(*buffers))
-        return sparse_product(matrix, transposed, x) if rows is None else rows_product(matrix, rows, x)
+        return sparse_product(matrix, transposed, x) if rows is None else rows_product(matrix, transposed, rows, x)

@@ -60,19 +60,19 @@ def test_items_only_is_g2rec_without_profiles(toy_data):
         plain.prototypes.add_(1.0)
         assert torch.equal(before, plain.loss(batch, 0)[0])
         x = plain.item_vectors()
-        after, _ = plain.states(batch.items, x, plain.profiles())
-        assert after.shape == (*batch.items.shape, 64)
+        states = plain.backbone(plain._tokens(batch.items, x, plain.profiles()))
+        assert states.shape == (len(batch.items), batch.items.shape[1] + 1, 64)
         fused = models["fused"].model.eval()
         fused.load_state_dict(plain.state_dict())
-        same, _ = fused.states(batch.items, x, torch.zeros_like(x))
-    torch.testing.assert_close(after, same)
+        same = fused.backbone(fused._tokens(batch.items, x, torch.zeros_like(x)))
+    torch.testing.assert_close(states, same)
 
 
 def test_the_benchmark_without_peers(toy_data, monkeypatch):
     monkeypatch.setattr(training, "load", lambda dataset: (toy_data, SimpleNamespace(interactions=toy_interactions())))
     options = training.argparse.Namespace(
-        model="g2rec", dataset="toy", device="cpu", steps=2, rounds=1, without=["recbole", "cornac"], python_env_recbole=None,
-        python_env_cornac=None,
+        model="g2rec", dataset="toy", device="cpu", steps=2, rounds=1, without=["recbole", "cornac"],
+        python_env_recbole=None, python_env_cornac=None,
     )  # fmt: skip
     found = training.run(options)
     assert found["sasrec"]["ours"]["targets_per_second"] > 0

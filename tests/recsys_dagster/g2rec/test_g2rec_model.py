@@ -114,9 +114,9 @@ def test_the_profile_term_is_the_mixture_over_prototypes(toy_data):
     with torch.no_grad():
         scores, terms = model.score_terms(batch, ["profile"])
         x, y = model.item_vectors(), model.profiles()
-        after, _ = model.states(batch.items, x, y)
+        states = model.backbone(model._tokens(batch.items, x, y))
         for row in range(5):
-            state = functional.normalize(after[row, batch.lengths[row] - 1], dim=0)
+            state = functional.normalize(states[row, model.after(batch.lengths[row] - 1)], dim=0)
             logits = functional.normalize(model.prototypes) @ state / model.next_item.similarity.log_temperature.exp()
             p = [part.softmax(0).double().numpy() for part in (logits[:2], logits[2:])]
             fit = (dense_p(0) @ p[0] + dense_p(1) @ p[1]) / 2

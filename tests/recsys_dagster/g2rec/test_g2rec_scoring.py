@@ -18,10 +18,11 @@ def test_scoring_looks_at_the_state_after_the_last_item(toy_data, layout, layers
     batch = pad(toy_data.history(TEST), np.arange(20), toy_data.max_length)
     with torch.no_grad():
         x, y = model.vectors()
-        after, _ = model.states(batch.items, x, y)
+        states = model.backbone(model._tokens(batch.items, x, y))
         _, state = model._scores(batch)
     assert len(set(batch.lengths.tolist())) > 1
-    torch.testing.assert_close(state, batch.last(after))
+    last = model.after(batch.lengths - 1)
+    torch.testing.assert_close(state, states[torch.arange(20), last])
 
 
 def test_scores_follow_every_change_of_the_weights(toy_data):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from recsys_dagster.layers import sparse as module
 from recsys_dagster.layers.sparse import BufferMatrix, csr_pair, rows_product, sparse_product
 
 
@@ -19,16 +20,18 @@ def test_product_and_gradient_equal_the_dense_ones():
     torch.testing.assert_close(gradient, dense.T @ weight)
 
 
+@pytest.mark.parametrize("many", [0.0, 2.0])
 @pytest.mark.parametrize("rows", [[6, 3, 0, 3, 6, 6], [3], [3, 1, 3], []])
-def test_some_rows_and_their_gradient_equal_the_dense_ones(rows):
+def test_some_rows_and_their_gradient_equal_the_dense_ones(rows, many, monkeypatch):
+    monkeypatch.setattr(module, "MANY_ROWS", many)  # always by way of all rows, or never
     rng = np.random.default_rng(1)
     dense = torch.tensor(rng.random((7, 5)) * (rng.random((7, 5)) < 0.4), dtype=torch.float32)
     dense[3] = 0.0
     place, columns = dense.nonzero(as_tuple=True)
-    matrix, _ = csr_pair(place, columns, dense[place, columns], (7, 5))
+    pair = csr_pair(place, columns, dense[place, columns], (7, 5))
     wanted, x = torch.tensor(rows, dtype=torch.int64), torch.randn(5, 3, requires_grad=True)
     weight = torch.randn(len(rows), 3)
-    got = rows_product(matrix, wanted, x)
+    got = rows_product(*pair, wanted, x)
     torch.testing.assert_close(got, dense[wanted] @ x)
     (gradient,) = torch.autograd.grad((got * weight).sum(), x)
     torch.testing.assert_close(gradient, dense[wanted].T @ weight)
