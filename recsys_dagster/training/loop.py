@@ -18,6 +18,7 @@ from torch import nn
 
 from recsys_dagster.data.histories import VALIDATION, Histories
 from recsys_dagster.memory import peak_memory_mb
+from recsys_dagster.one_thread import one_thread
 from recsys_dagster.progress import Progress
 from recsys_dagster.training.batching import Batches, SequenceBatch, TrainBatches, pad
 from recsys_dagster.training.checkpoint import Checkpoint
@@ -31,6 +32,10 @@ logger = logging.getLogger("recsys_dagster")
 
 VALIDATION_CUTOFF = 20
 """k of the Recall@k that chooses the epoch."""
+
+SMALL_STEP = 1_000_000
+"""Scores of a step: positions times items. Below this a second thread saves nothing on a CPU, and where other work
+keeps a core busy the threads wait for each other many times as long as they work."""
 
 WARM_UP_STEPS = 100
 """Steps over which the step size rises from 0."""
@@ -129,6 +134,19 @@ def fit(
         deterministic_algorithms()
     model.to(runtime.device)
     batches = model.batches(data, config)
+    with one_thread(batches.positions / max(len(batches), 1) * data.n_items < SMALL_STEP):
+        return _fit(model, data, batches, config, runtime, label, checkpoint)
+
+
+def _fit(
+    model: SequentialModel,
+    data: SequenceData,
+    batches: Batches,
+    config: TrainingConfig,
+    runtime: Runtime,
+    label: str,
+    checkpoint: Path | None,
+) -> Trained:
     optimiser = optimiser_of(model, config)
     keeper = Checkpoint(checkpoint, fingerprint={"config": config.model_dump(), "seed": runtime.seed, "label": label})
     state = keeper.resume(model, optimiser)

@@ -11,9 +11,6 @@ This module imports torch at the top; import it inside functions only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,6 +20,7 @@ from recsys_dagster.larmi.max_cover.clock import Clock, Incumbent, OutOfTime
 from recsys_dagster.larmi.max_cover.config import MaxCoverConfig
 from recsys_dagster.larmi.max_cover.instance import CoverInstance
 from recsys_dagster.larmi.max_cover.network import HOMOTOPY, Graph, gumbel, make_graph, pretrained, uncovered
+from recsys_dagster.one_thread import one_thread
 from recsys_dagster.progress import Progress
 
 SHARE = 0.6
@@ -52,7 +50,7 @@ def solve_cardnn(
         return np.setdiff1d(np.arange(instance.n_sets), instance.forbidden)
     generator = torch.Generator().manual_seed(config.seed)
     steps = config.network_steps + config.score_steps
-    with _one_thread(), Progress("max cover, network", steps) as progress:
+    with one_thread(), Progress("max cover, network", steps) as progress:
         try:
             clock.check(SHARE)
             graph = make_graph(instance, clock, SHARE)
@@ -110,14 +108,3 @@ class _Best:
                 self.value, self.chosen = value, column.astype(np.int64)
                 if self.incumbent is not None:
                     self.incumbent.offer(self.instance, self.chosen, "network", self.clock)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: sums in one order wherever it runs, and no waiting for each other on busy cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

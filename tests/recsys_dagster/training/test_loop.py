@@ -183,3 +183,25 @@ def test_validation_figure_is_the_share_of_targets_found(toy_data):
 def test_the_step_size_rises_for_100_steps_and_falls_to_a_tenth():
     factors = [loop.learning_rate_factor(step, 1000) for step in (0, 49, 99, 500, 1000, 1100)]
     assert factors == pytest.approx([0.01, 0.5 * 0.9559, 0.9109, 0.55, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(("small", "threads"), [(10**9, 1), (0, 3)])
+def test_small_steps_run_on_one_thread(toy_data, monkeypatch, small, threads):
+    """Threads that wait for each other on busy cores take many times as long as the work of a small step."""
+    found = []
+
+    class Watched(SASRec):
+        def loss(self, batch, step):
+            found.append(torch.get_num_threads())
+            return super().loss(batch, step)
+
+    monkeypatch.setattr(loop, "SMALL_STEP", small)
+    config = SASRecConfig(epochs=1, dimension=8, layers=1, heads=1)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        loop.fit(Watched(config, n_items=24, max_length=6), toy_data, config, Runtime(), label="watched")
+        assert set(found) == {threads}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
