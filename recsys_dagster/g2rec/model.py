@@ -179,7 +179,7 @@ class G2Rec(SequentialModel):
             rows, positions = self._some_positions(batch)
             wanted.append(rows * states.shape[1] + self.before(positions))
         # taken at once: the gradient of each taking is a tensor of all states
-        chosen = states.flatten(0, 1)[torch.cat(wanted)].split([len(each) for each in wanted])
+        chosen = states.flatten(0, 1).index_select(0, torch.cat(wanted)).split([len(each) for each in wanted])
         item_loss = self.next_item.loss(chosen[0], x + y, targets, bias, candidates.stands_for)
         if not self.config.profile_weight:
             return item_loss, {"item_loss": item_loss.item()}

@@ -10,7 +10,21 @@ import torch
 from torch.nn import functional
 
 Entries = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Columns int64 and values float of the entries of some rows, one row after the other, and how many each has."""
+"""A matrix in CSR: columns int64 and values float of the entries, one row after the other, and where each row begins
+and the last one ends, int64 [rows + 1]."""
+
+
+def _entries(matrix: torch.Tensor) -> Entries:
+    return matrix.col_indices(), matrix.values(), matrix.crow_indices()
+
+
+def _sums(entries: Entries, x: torch.Tensor) -> torch.Tensor:
+    """Sums float [rows, d] of weighted rows of x; on a CPU in a third of the time that a CSR tensor's product takes."""
+    columns, values, starts = entries
+    with torch.autocast(x.device.type, enabled=False):
+        return functional.embedding_bag(
+            columns, x.float().contiguous(), starts, per_sample_weights=values, mode="sum", include_last_offset=True
+        )
 
 
 class _Product(torch.autograd.Function):
@@ -19,35 +33,30 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: torch.Tensor, transposed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         ctx.transposed = transposed
-        with torch.autocast(x.device.type, enabled=False):
-            return matrix @ x.float()
+        return _sums(_entries(matrix), x)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, None, torch.Tensor]:
-        return None, None, ctx.transposed @ grad_outputs[0].contiguous()
+        return None, None, _sums(_entries(ctx.transposed), grad_outputs[0])
 
 
 class _RowsProduct(torch.autograd.Function):
     """Sums of weighted rows; on a CPU the backward pass of PyTorch's own takes three times as long as this one."""
 
     @staticmethod
-    def forward(
-        ctx: Any, columns: torch.Tensor, values: torch.Tensor, counts: torch.Tensor, x: torch.Tensor
-    ) -> torch.Tensor:
-        ctx.save_for_backward(columns, values, counts)
+    def forward(ctx: Any, entries: Entries, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*entries)
         ctx.size = len(x)
-        return _sums(columns, values, counts, x)
+        return _sums(entries, x)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, None, None, torch.Tensor]:
-        columns, values, counts = ctx.saved_tensors
-        bags = torch.repeat_interleave(
-            torch.arange(len(counts), device=counts.device), counts, output_size=len(columns)
-        )
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, torch.Tensor]:
+        columns, values, starts = ctx.saved_tensors
+        rows = torch.repeat_interleave(starts.diff(), output_size=len(columns))
         turned = torch.sparse_coo_tensor(
-            torch.stack([columns, bags]), values, (ctx.size, len(counts)), check_invariants=False
+            torch.stack([columns, rows]), values, (ctx.size, len(starts) - 1), check_invariants=False
         )  # fmt: skip
-        return None, None, None, turned @ grad_outputs[0].contiguous()
+        return None, turned @ grad_outputs[0].contiguous()
 
 
 class _ManyRowsProduct(torch.autograd.Function):
@@ -55,25 +64,17 @@ class _ManyRowsProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, transposed: torch.Tensor, rows: torch.Tensor, entries: Entries, x: torch.Tensor
+        ctx: Any, entries: Entries, x: torch.Tensor, transposed: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
         ctx.transposed = transposed
         ctx.save_for_backward(rows)
-        return _sums(*entries, x)
+        return _sums(entries, x)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, None, None, torch.Tensor]:
-        (rows,) = ctx.saved_tensors
-        gradient = grad_outputs[0]
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, torch.Tensor, None, None]:
+        (rows,), gradient = ctx.saved_tensors, grad_outputs[0]
         spread = gradient.new_zeros(ctx.transposed.shape[1], gradient.shape[1]).index_add_(0, rows, gradient)
-        return None, None, None, ctx.transposed @ spread
-
-
-def _sums(columns: torch.Tensor, values: torch.Tensor, counts: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Sums float [rows, d] of so many consecutive weighted rows of x each."""
-    with torch.autocast(x.device.type, enabled=False):
-        starts = counts.cumsum(0) - counts
-        return functional.embedding_bag(columns, x.float(), starts, per_sample_weights=values, mode="sum")
+        return None, _sums(_entries(ctx.transposed), spread), None, None
 
 
 def sparse_product(matrix: torch.Tensor, transposed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -88,7 +89,7 @@ def sparse_product(matrix: torch.Tensor, transposed: torch.Tensor, x: torch.Tens
     return product
 
 
-MANY_ROWS = 0.25
+MANY_ROWS = 0.1
 """From this share of all rows on, the gradient of their product is faster by way of all rows."""
 
 
@@ -101,12 +102,13 @@ def rows_product(matrix: torch.Tensor, transposed: torch.Tensor, rows: torch.Ten
         rows: int64 [m].
         x: float [columns, d].
     """
-    entries, counts = row_entries(matrix.crow_indices(), rows)
-    columns, values = matrix.col_indices()[entries], matrix.values()[entries]
+    places, counts = row_entries(matrix.crow_indices(), rows)
+    columns, values = (each.index_select(0, places) for each in (matrix.col_indices(), matrix.values()))
+    entries = columns, values, functional.pad(counts.cumsum(0), (1, 0))
     if len(rows) >= MANY_ROWS * len(matrix):
-        product: torch.Tensor = _ManyRowsProduct.apply(transposed, rows, (columns, values, counts), x)
+        product: torch.Tensor = _ManyRowsProduct.apply(entries, x, transposed, rows)
     else:
-        product = _RowsProduct.apply(columns, values, counts, x)
+        product = _RowsProduct.apply(entries, x)
     return product
 
 
