@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional
 
-from recsys_dagster.g2rec.model import G2Rec
-from recsys_dagster.training.candidates import WHOLE, Candidates
+from recsys_dagster.g2rec.model import G2Rec, Vectors
+from recsys_dagster.training.candidates import Candidates
 
 
 class ItemsOnly(G2Rec):
@@ -15,9 +14,6 @@ class ItemsOnly(G2Rec):
     Its settings are the fused layout and `profile_weight` 0.
     """
 
-    def profiles(self, candidates: Candidates = WHOLE) -> torch.Tensor:
-        """0, which leaves item vectors as they are."""
-        return torch.zeros(())
-
-    def _tokens(self, items: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.token_norm(functional.embedding(items, x)))
+    def _made_vectors(self, candidates: Candidates) -> Vectors:
+        x = self.item_vectors(candidates)
+        return x, torch.zeros(()), x

@@ -32,7 +32,8 @@ from recsys_dagster.g2rec.config import G2RecConfig
 from recsys_dagster.g2rec.decoding import TERMS
 from recsys_dagster.g2rec.evidence import EvidenceTables
 from recsys_dagster.g2rec.links import validation_links
-from recsys_dagster.g2rec.model import G2Rec, profile_arrays
+from recsys_dagster.g2rec.model import G2Rec
+from recsys_dagster.g2rec.profiles import profile_arrays
 from recsys_dagster.g2rec.soft_modularity import SoftConfig, soft_memberships
 from recsys_dagster.progress import Progress
 from recsys_dagster.training.batching import Batches, SequenceBatch

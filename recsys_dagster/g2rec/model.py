@@ -19,11 +19,11 @@ from recsys_dagster.g2rec.backbone import Backbone
 from recsys_dagster.g2rec.config import G2RecConfig
 from recsys_dagster.g2rec.decoding import Decoding, Terms, choose_decoding
 from recsys_dagster.g2rec.evidence import EvidenceTables
-from recsys_dagster.g2rec.profile_loss import profile_cross_entropy
+from recsys_dagster.g2rec.profiles import mean_memberships, profile_arrays, profile_cross_entropy
 from recsys_dagster.layers.features import FeatureVectors, vectors_with
 from recsys_dagster.layers.next_item import NextItem
 from recsys_dagster.layers.repeats import RepeatBias
-from recsys_dagster.layers.sparse import BufferMatrix, Made, csr_pair
+from recsys_dagster.layers.sparse import BufferMatrix, Made
 from recsys_dagster.training.batching import SequenceBatch
 from recsys_dagster.training.candidates import WHOLE, Candidates
 from recsys_dagster.training.data import SequenceData
@@ -40,6 +40,10 @@ PROFILE_POSITIONS = 1024
 """At most so many, as their logits of all prototypes are held at once."""
 LEAST_FIT = 1e-9
 """An item's fit to the predicted profile is taken to be this much at least: its logarithm stays finite."""
+
+
+Vectors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""X, Y and X + Y of some items, float [m, d] each."""
 
 
 class G2Rec(SequentialModel):
@@ -99,8 +103,8 @@ class G2Rec(SequentialModel):
         self.profile_columns: torch.Tensor
         self.profile_weights: torch.Tensor
         self.level_ends: torch.Tensor
-        self._vectors: Made[tuple[torch.Tensor, torch.Tensor]] = Made()
-        self.memberships = BufferMatrix(partial(_mean_memberships, n_prototypes=prototypes, levels=levels))
+        self._vectors: Made[Vectors] = Made()
+        self.memberships = BufferMatrix(partial(mean_memberships, n_prototypes=prototypes, levels=levels))
 
     def fill(
         self,
@@ -133,11 +137,15 @@ class G2Rec(SequentialModel):
         """X float [m, d]: a candidate's own vector, plus the mean of its features' where there are any."""
         return vectors_with(self.items.weight, candidates, self.features)
 
-    def vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """X and Y float [N, d]; made once for all batches where nothing is learned from them."""
-        if torch.is_grad_enabled():
-            return self.item_vectors(), self.profiles()
-        return self._vectors.get(self.state_dict().values(), lambda: (self.item_vectors(), self.profiles()))
+    def vectors(self, candidates: Candidates = WHOLE) -> Vectors:
+        """X, Y and X + Y; for the whole catalogue made once for all batches if nothing is learned from them."""
+        if candidates is not WHOLE or torch.is_grad_enabled():
+            return self._made_vectors(candidates)
+        return self._vectors.get(self.state_dict().values(), lambda: self._made_vectors(candidates))
+
+    def _made_vectors(self, candidates: Candidates) -> Vectors:
+        x, y = self.item_vectors(candidates), self.profiles(candidates)
+        return x, y, x + y
 
     def after(self, positions: torch.Tensor) -> torch.Tensor:
         """Number among a history's states of that after y_t (fused: after x_t + y_t), which predicts item t + 1.
@@ -153,10 +161,11 @@ class G2Rec(SequentialModel):
         """
         return positions if self.config.layout == "fused" else 2 * positions + 1
 
-    def _tokens(self, items: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def _tokens(self, items: torch.Tensor, vectors: Vectors) -> torch.Tensor:
         """What the decoder reads: float [batch, length, d], or [batch, 2 * length, d] interleaved."""
+        x, y, both = vectors
         if self.config.layout == "fused":
-            return self.dropout(self.token_norm(functional.embedding(items, x + y)))
+            return self.dropout(self.token_norm(functional.embedding(items, both)))
         tokens = torch.stack([functional.embedding(items, x), functional.embedding(items, y)], dim=2)
         return self.dropout(self.token_norm(tokens.flatten(1, 2)))
 
@@ -164,13 +173,13 @@ class G2Rec(SequentialModel):
         """Eq. 13: item loss (Eq. 9) at t = 1..N-1, profile loss (Eq. 11) at t = 1..N, estimated on some of them."""
         assert batch.targets is not None
         candidates = self.next_item.candidates(batch, self.n_items)
-        x, y = self.item_vectors(candidates), self.profiles(candidates)
+        vectors = self.vectors(candidates)
         mask, numbered = batch.mask, candidates.of(batch)
         assert numbered.targets is not None
         # all N items of each user
         whole = torch.cat([batch.items[:, :1], batch.targets], dim=1)
         tokens = torch.cat([numbered.items[:, :1], numbered.targets], dim=1)
-        states = self.backbone(self._tokens(tokens, x, y))
+        states = self.backbone(self._tokens(tokens, vectors))
         rows, positions = mask.nonzero(as_tuple=True)
         targets = numbered.targets[rows, positions]
         bias = None if self.repeats is None else self.repeats.prefixes(numbered)
@@ -180,7 +189,7 @@ class G2Rec(SequentialModel):
             wanted.append(rows * states.shape[1] + self.before(positions))
         # taken at once: the gradient of each taking is a tensor of all states
         chosen = states.flatten(0, 1).index_select(0, torch.cat(wanted)).split([len(each) for each in wanted])
-        item_loss = self.next_item.loss(chosen[0], x + y, targets, bias, candidates.stands_for)
+        item_loss = self.next_item.loss(chosen[0], vectors[2], targets, bias, candidates.stands_for)
         if not self.config.profile_weight:
             return item_loss, {"item_loss": item_loss.item()}
         profile_loss = self._profile_loss(chosen[1], whole[rows, positions])
@@ -213,10 +222,10 @@ class G2Rec(SequentialModel):
 
     def _scores(self, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The decoder's own scores float [batch, N], and the last state float [batch, d]."""
-        x, y = self.vectors()
+        vectors = self.vectors()
         last = self.after(batch.lengths.clamp(min=1) - 1)
-        state = self.backbone.at(self._tokens(batch.items, x, y), last)
-        scores = self.next_item.scores(state, x + y)
+        state = self.backbone.at(self._tokens(batch.items, vectors), last)
+        scores = self.next_item.scores(state, vectors[2])
         if self.repeats is not None:
             scores = self.repeats.add_to(scores, batch)
         return scores, state
@@ -239,14 +248,6 @@ class G2Rec(SequentialModel):
         return self._mean_of(torch.cat(levels, dim=1).T).T.clamp(min=LEAST_FIT).log()
 
 
-def _mean_memberships(
-    columns: torch.Tensor, weights: torch.Tensor, n_prototypes: int, levels: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """P / levels as a sparse matrix [N, C], and its transpose."""
-    rows, slot = weights.nonzero(as_tuple=True)
-    return csr_pair(rows, columns[rows, slot], weights[rows, slot] / levels, (len(weights), n_prototypes))
-
-
 def fitted(vectors: torch.Tensor, d: int) -> torch.Tensor:
     """Vectors [n, d'] as [n, d]: a fixed random map with orthonormal columns (or rows) where d' differs from d.
 
@@ -260,31 +261,6 @@ def fitted(vectors: torch.Tensor, d: int) -> torch.Tensor:
     if vectors.shape[1] < d:
         return vectors @ columns.T
     return vectors @ columns * (vectors.shape[1] / d) ** 0.5
-
-
-def profile_arrays(
-    memberships: pd.DataFrame, n_items: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """P of the table `soft_memberships` in a fixed number of entries an item.
-
-    Returns:
-        columns int64 [N, width] and weights float32 [N, width] (0 in unused entries), the end column of each level
-        int64 [levels], and the prototype id of each column int64 [C] (ordered by level, then id).
-    """
-    keys = memberships[["level", "prototype_id"]].drop_duplicates().sort_values(["level", "prototype_id"])
-    ids = keys["prototype_id"].to_numpy().astype(np.int64)
-    column_of = pd.Series(np.arange(len(ids)), index=ids)
-    ends = np.cumsum(keys.groupby("level").size().to_numpy()).astype(np.int64)
-    table = memberships.sort_values(["item_id", "level"], kind="stable")
-    items = table["item_id"].to_numpy()
-    counts = np.bincount(items, minlength=n_items)
-    slot = np.arange(len(items)) - np.repeat(np.cumsum(counts) - counts, counts)
-    width = max(int(counts.max(initial=0)), 1)
-    columns = np.zeros((n_items, width), dtype=np.int64)
-    weights = np.zeros((n_items, width), dtype=np.float32)
-    columns[items, slot] = column_of.loc[table["prototype_id"].to_numpy()].to_numpy()
-    weights[items, slot] = table["probability"].to_numpy()
-    return columns, weights, ends, ids
 
 
 @data_parallel

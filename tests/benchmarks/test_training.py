@@ -60,11 +60,11 @@ def test_items_only_is_g2rec_without_profiles(toy_data):
         plain.prototypes.add_(1.0)
         assert torch.equal(before, plain.loss(batch, 0)[0])
         x = plain.item_vectors()
-        states = plain.backbone(plain._tokens(batch.items, x, plain.profiles()))
+        states = plain.backbone(plain._tokens(batch.items, plain.vectors()))
         assert states.shape == (len(batch.items), batch.items.shape[1] + 1, 64)
         fused = models["fused"].model.eval()
         fused.load_state_dict(plain.state_dict())
-        same = fused.backbone(fused._tokens(batch.items, x, torch.zeros_like(x)))
+        same = fused.backbone(fused._tokens(batch.items, (x, torch.zeros_like(x), x)))
     torch.testing.assert_close(states, same)
 
 

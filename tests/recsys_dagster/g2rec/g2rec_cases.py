@@ -5,7 +5,8 @@ import torch
 
 from recsys_dagster.g2rec.config import G2RecConfig
 from recsys_dagster.g2rec.evidence import EvidenceTables
-from recsys_dagster.g2rec.model import G2Rec, profile_arrays
+from recsys_dagster.g2rec.model import G2Rec
+from recsys_dagster.g2rec.profiles import profile_arrays
 
 SMALL = G2RecConfig(
     dimension=16, heads=2, layers=1, dropout=0.0, epochs=4, patience=4, batch_size=16, learning_rate=3e-3

@@ -113,8 +113,7 @@ def test_the_profile_term_is_the_mixture_over_prototypes(toy_data):
     batch = pad(toy_data.history(TEST), np.arange(5), toy_data.max_length)
     with torch.no_grad():
         scores, terms = model.score_terms(batch, ["profile"])
-        x, y = model.item_vectors(), model.profiles()
-        states = model.backbone(model._tokens(batch.items, x, y))
+        states = model.backbone(model._tokens(batch.items, model.vectors()))
         for row in range(5):
             state = functional.normalize(states[row, model.after(batch.lengths[row] - 1)], dim=0)
             logits = functional.normalize(model.prototypes) @ state / model.next_item.similarity.log_temperature.exp()

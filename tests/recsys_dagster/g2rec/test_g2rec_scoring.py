@@ -17,8 +17,7 @@ def test_scoring_looks_at_the_state_after_the_last_item(toy_data, layout, layers
     model = build(toy_data, layout=layout, layers=layers).eval()
     batch = pad(toy_data.history(TEST), np.arange(20), toy_data.max_length)
     with torch.no_grad():
-        x, y = model.vectors()
-        states = model.backbone(model._tokens(batch.items, x, y))
+        states = model.backbone(model._tokens(batch.items, model.vectors()))
         _, state = model._scores(batch)
     assert len(set(batch.lengths.tolist())) > 1
     last = model.after(batch.lengths - 1)

@@ -1,11 +1,49 @@
-"""Cross-entropy of soft labels over the prototypes of several levels (Eq. 11), with its gradient made on the spot."""
+"""Interest profiles: the table of soft memberships as arrays and matrices, and the loss that predicts them (Eq. 11)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
+
+from recsys_dagster.layers.sparse import csr_pair
+
+
+def profile_arrays(
+    memberships: pd.DataFrame, n_items: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """P of the table `soft_memberships` in a fixed number of entries an item.
+
+    Returns:
+        columns int64 [N, width] and weights float32 [N, width] (0 in unused entries), the end column of each level
+        int64 [levels], and the prototype id of each column int64 [C] (ordered by level, then id).
+    """
+    keys = memberships[["level", "prototype_id"]].drop_duplicates().sort_values(["level", "prototype_id"])
+    ids = keys["prototype_id"].to_numpy().astype(np.int64)
+    column_of = pd.Series(np.arange(len(ids)), index=ids)
+    ends = np.cumsum(keys.groupby("level").size().to_numpy()).astype(np.int64)
+    table = memberships.sort_values(["item_id", "level"], kind="stable")
+    items = table["item_id"].to_numpy()
+    counts = np.bincount(items, minlength=n_items)
+    slot = np.arange(len(items)) - np.repeat(np.cumsum(counts) - counts, counts)
+    width = max(int(counts.max(initial=0)), 1)
+    columns = np.zeros((n_items, width), dtype=np.int64)
+    weights = np.zeros((n_items, width), dtype=np.float32)
+    columns[items, slot] = column_of.loc[table["prototype_id"].to_numpy()].to_numpy()
+    weights[items, slot] = table["probability"].to_numpy()
+    return columns, weights, ends, ids
+
+
+def mean_memberships(
+    columns: torch.Tensor, weights: torch.Tensor, n_prototypes: int, levels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """P / levels as a sparse matrix [N, C], and its transpose."""
+    rows, slot = weights.nonzero(as_tuple=True)
+    return csr_pair(rows, columns[rows, slot], weights[rows, slot] / levels, (len(weights), n_prototypes))
 
 
 def profile_cross_entropy(
@@ -46,9 +84,10 @@ class _ProfileCrossEntropy(torch.autograd.Function):
             logits = queries @ keys.T
             loss = (weights * logits.gather(1, columns)).sum(1).neg_()
             for level in logits.tensor_split(ends[:-1], dim=1):
-                norm = level.logsumexp(1, keepdim=True)
-                loss += norm[:, 0]
-                level.sub_(norm).exp_()
+                top = level.amax(1, keepdim=True)
+                norm = level.sub_(top).exp_().sum(1, keepdim=True)
+                loss += (norm.log() + top)[:, 0]
+                level.div_(norm)
             gradient = logits.scatter_add_(1, columns, -weights)
         ctx.save_for_backward(queries, keys, gradient)
         ctx.levels = len(ends)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_dagster.g2rec.profile_loss import profile_cross_entropy
+from recsys_dagster.g2rec.profiles import profile_cross_entropy
 
 
 def by_loops(queries, keys, columns, weights, ends):
