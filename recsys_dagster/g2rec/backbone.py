@@ -89,6 +89,28 @@ class Backbone(nn.Module):
         left: torch.Tensor = self.leave(self.decoder.norm(state))
         return left
 
+    def some(self, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """States float [m, d] at numbers int64 [m], each once, into the flattened [batch, 1 + length] of `forward`.
+
+        The feed-forward part of the small Llama's last layer is made at these places alone.
+        """
+        if not isinstance(self.decoder, LlamaModel):
+            return self(tokens).flatten(0, 1).index_select(0, places)
+        states = self._inputs(tokens)
+        here = torch.arange(states.shape[1], device=states.device)
+        turns: tuple[torch.Tensor, torch.Tensor] = self.decoder.rotary_emb(states, here[None])
+        layers: list[Any] = list(self.decoder.layers)
+        last = layers.pop()
+        for layer in layers:
+            states = layer(states, position_embeddings=turns)
+        attended, _ = last.self_attn(
+            hidden_states=last.input_layernorm(states), position_embeddings=turns, attention_mask=None
+        )
+        state = (states + attended).flatten(0, 1).index_select(0, places)
+        state = state + last.mlp(last.post_attention_layernorm(state))
+        left: torch.Tensor = self.leave(self.decoder.norm(state))
+        return left
+
     def _inputs(self, tokens: torch.Tensor) -> torch.Tensor:
         start = self.decoder.get_input_embeddings().weight[self.bos].to(tokens.dtype)
         return torch.cat([start.expand(len(tokens), 1, -1), self.enter(tokens)], dim=1)

@@ -178,17 +178,17 @@ class G2Rec(SequentialModel):
         assert numbered.targets is not None
         # all N items of each user
         whole = torch.cat([batch.items[:, :1], batch.targets], dim=1)
-        tokens = torch.cat([numbered.items[:, :1], numbered.targets], dim=1)
-        states = self.backbone(self._tokens(tokens, vectors))
+        tokens = self._tokens(torch.cat([numbered.items[:, :1], numbered.targets], dim=1), vectors)
         rows, positions = mask.nonzero(as_tuple=True)
         targets = numbered.targets[rows, positions]
         bias = None if self.repeats is None else self.repeats.prefixes(numbered)
-        wanted = [rows * states.shape[1] + self.after(positions)]
+        states_a_row = tokens.shape[1] + 1
+        wanted = [rows * states_a_row + self.after(positions)]
         if self.config.profile_weight:
             rows, positions = self._some_positions(batch)
-            wanted.append(rows * states.shape[1] + self.before(positions))
-        # taken at once: the gradient of each taking is a tensor of all states
-        chosen = states.flatten(0, 1).index_select(0, torch.cat(wanted)).split([len(each) for each in wanted])
+            wanted.append(rows * states_a_row + self.before(positions))
+        places, order = torch.cat(wanted).unique(return_inverse=True)  # fused, both losses ask for some of them
+        chosen = self.backbone.some(tokens, places).index_select(0, order).split([len(each) for each in wanted])
         item_loss = self.next_item.loss(chosen[0], vectors[2], targets, bias, candidates.stands_for)
         if not self.config.profile_weight:
             return item_loss, {"item_loss": item_loss.item()}

@@ -61,3 +61,15 @@ def test_every_validation_is_of_the_weights_of_its_epoch(toy_data, monkeypatch):
     loop.fit(model, toy_data, SMALL.model_copy(update={"epochs": 3}), Runtime(device="cpu", seed=0), label="g2rec")
     assert len(seen) == 3
     assert not torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("layout", ["fused", "interleaved"])
+def test_states_at_some_places_are_those_of_all(toy_data, layout, layers):
+    model = build(toy_data, layout=layout, layers=layers).eval()
+    batch = pad(toy_data.history(TEST), np.arange(20), toy_data.max_length)
+    with torch.no_grad():
+        tokens = model._tokens(batch.items, model.vectors())
+        states = model.backbone(tokens).flatten(0, 1)
+        places = torch.randperm(len(states), generator=torch.Generator().manual_seed(0))[:30]
+        torch.testing.assert_close(model.backbone.some(tokens, places), states[places])
