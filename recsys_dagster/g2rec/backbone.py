@@ -66,13 +66,8 @@ class Backbone(nn.Module):
         rows = torch.arange(len(tokens), device=tokens.device)
         if not isinstance(self.decoder, LlamaModel):
             return self(tokens)[rows, places]
-        states = self._inputs(tokens)
+        states, last, turns = self._up_to_the_last(tokens)
         here = torch.arange(states.shape[1], device=states.device)
-        turns: tuple[torch.Tensor, torch.Tensor] = self.decoder.rotary_emb(states, here[None])
-        layers: list[Any] = list(self.decoder.layers)
-        last = layers.pop()
-        for layer in layers:
-            states = layer(states, position_embeddings=turns)
         normed, attention = last.input_layernorm(states), last.self_attn
         query, key, value = (
             made.view(len(rows), -1, self.decoder.config.num_attention_heads, attention.head_dim).transpose(1, 2)
@@ -96,13 +91,7 @@ class Backbone(nn.Module):
         """
         if not isinstance(self.decoder, LlamaModel):
             return self(tokens).flatten(0, 1).index_select(0, places)
-        states = self._inputs(tokens)
-        here = torch.arange(states.shape[1], device=states.device)
-        turns: tuple[torch.Tensor, torch.Tensor] = self.decoder.rotary_emb(states, here[None])
-        layers: list[Any] = list(self.decoder.layers)
-        last = layers.pop()
-        for layer in layers:
-            states = layer(states, position_embeddings=turns)
+        states, last, turns = self._up_to_the_last(tokens)
         attended, _ = last.self_attn(
             hidden_states=last.input_layernorm(states), position_embeddings=turns, attention_mask=None
         )
@@ -110,6 +99,16 @@ class Backbone(nn.Module):
         state = state + last.mlp(last.post_attention_layernorm(state))
         left: torch.Tensor = self.leave(self.decoder.norm(state))
         return left
+
+    def _up_to_the_last(self, tokens: torch.Tensor) -> tuple[torch.Tensor, Any, tuple[torch.Tensor, torch.Tensor]]:
+        """States below the small Llama's last layer, that layer, and the cosines and sines of the positions."""
+        states = self._inputs(tokens)
+        places = torch.arange(states.shape[1], device=states.device)
+        turns: tuple[torch.Tensor, torch.Tensor] = self.decoder.rotary_emb(states, places[None])
+        *layers, last = self.decoder.layers
+        for layer in layers:
+            states = layer(states, position_embeddings=turns)
+        return states, last, turns
 
     def _inputs(self, tokens: torch.Tensor) -> torch.Tensor:
         start = self.decoder.get_input_embeddings().weight[self.bos].to(tokens.dtype)

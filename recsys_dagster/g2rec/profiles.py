@@ -61,7 +61,7 @@ def profile_cross_entropy(
         weights: float [positions, width]; their probabilities, 0 in unused entries.
         ends: the end column of each level.
     """
-    loss: torch.Tensor = _ProfileCrossEntropy.apply(queries, keys, columns, weights, tuple(ends))
+    loss: torch.Tensor = _ProfileCrossEntropy.apply(queries.to(keys.dtype), keys, columns, weights, tuple(ends))
     return loss
 
 

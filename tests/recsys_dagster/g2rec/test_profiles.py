@@ -78,3 +78,12 @@ def test_large_logits_stay_finite():
     loss = profile_cross_entropy(queries * 1e4, keys, columns, weights, ends)
     assert torch.isfinite(loss).all()
     assert all(torch.isfinite(each).all() for each in torch.autograd.grad(loss.sum(), (queries, keys)))
+
+
+def test_narrow_queries_are_widened():
+    queries, keys, columns, weights, ends = some(1, 4, [3, 6], 3, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = profile_cross_entropy(queries.to(torch.bfloat16), keys, columns, weights, ends)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, profile_cross_entropy(queries, keys, columns, weights, ends), rtol=0.05, atol=0.05)
+    assert torch.autograd.grad(loss.sum(), queries)[0].dtype == torch.float32
