@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FLOOR = {"data", "layers", "training", "errors", "memory", "progress", "compiled", "parallel"}
+FLOOR = {"data", "layers", "training", "errors", "memory", "progress", "compiled", "parallel", "one_thread"}
 METHODS = {"larmi", "g2rec", "baselines", "evaluation"}
 TOP = {"definitions", "on_ray", "automation", "runs", "run_config", "backfill", "doctor", "outages", "cli",
        "cli_common", "cli_datasets", "cli_larmi", "cli_llm", "cli_operate", "cli_serve", "cli_ui"}  # fmt: skip
