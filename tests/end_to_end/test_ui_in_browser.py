@@ -189,7 +189,11 @@ def colours(page) -> int:
     """Different colours on the map, rounded to sixteenths."""
     return page.run(
         """(() => { const canvas = document.getElementById("canvas"), seen = new Set();
-        const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        // of a copy: Chromium complains where a canvas that is not made for it is read again and again
+        const copy = Object.assign(document.createElement("canvas"), {width: canvas.width, height: canvas.height});
+        const pen = copy.getContext("2d", {willReadFrequently: true});
+        pen.drawImage(canvas, 0, 0);
+        const pixels = pen.getImageData(0, 0, copy.width, copy.height).data;
         for (let at = 0; at < pixels.length; at += 4) if (pixels[at + 3] > 250)
             seen.add([0, 1, 2].map(part => pixels[at + part] >> 4).join());
         return seen.size; })()"""
