@@ -79,10 +79,7 @@ class Backbone(nn.Module):
         key, _ = apply_rotary_pos_emb(key, key, *turns)
         seen = (here <= places[:, None])[:, None, None]
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-        state = states[rows, places] + attention.o_proj(attended.flatten(1))
-        state = state + last.mlp(last.post_attention_layernorm(state))
-        left: torch.Tensor = self.leave(self.decoder.norm(state))
-        return left
+        return self._out_of(last, states[rows, places] + attention.o_proj(attended.flatten(1)))
 
     def some(self, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """States float [m, d] at numbers int64 [m], each once, into the flattened [batch, 1 + length] of `forward`.
@@ -95,10 +92,7 @@ class Backbone(nn.Module):
         attended, _ = last.self_attn(
             hidden_states=last.input_layernorm(states), position_embeddings=turns, attention_mask=None
         )
-        state = (states + attended).flatten(0, 1).index_select(0, places)
-        state = state + last.mlp(last.post_attention_layernorm(state))
-        left: torch.Tensor = self.leave(self.decoder.norm(state))
-        return left
+        return self._out_of(last, (states + attended).flatten(0, 1).index_select(0, places))
 
     def _up_to_the_last(self, tokens: torch.Tensor) -> tuple[torch.Tensor, Any, tuple[torch.Tensor, torch.Tensor]]:
         """States below the small Llama's last layer, that layer, and the cosines and sines of the positions."""
@@ -109,6 +103,12 @@ class Backbone(nn.Module):
         for layer in layers:
             states = layer(states, position_embeddings=turns)
         return states, last, turns
+
+    def _out_of(self, last: Any, states: torch.Tensor) -> torch.Tensor:
+        """What comes after the attention of the small Llama's last layer, for states float [m, hidden]."""
+        states = states + last.mlp(last.post_attention_layernorm(states))
+        left: torch.Tensor = self.leave(self.decoder.norm(states))
+        return left
 
     def _inputs(self, tokens: torch.Tensor) -> torch.Tensor:
         start = self.decoder.get_input_embeddings().weight[self.bos].to(tokens.dtype)

@@ -177,7 +177,6 @@ class G2Rec(SequentialModel):
         mask, numbered = batch.mask, candidates.of(batch)
         assert numbered.targets is not None
         # all N items of each user
-        whole = torch.cat([batch.items[:, :1], batch.targets], dim=1)
         tokens = self._tokens(torch.cat([numbered.items[:, :1], numbered.targets], dim=1), vectors)
         rows, positions = mask.nonzero(as_tuple=True)
         targets = numbered.targets[rows, positions]
@@ -192,6 +191,7 @@ class G2Rec(SequentialModel):
         item_loss = self.next_item.loss(chosen[0], vectors[2], targets, bias, candidates.stands_for)
         if not self.config.profile_weight:
             return item_loss, {"item_loss": item_loss.item()}
+        whole = torch.cat([batch.items[:, :1], batch.targets], dim=1)
         profile_loss = self._profile_loss(chosen[1], whole[rows, positions])
         total = item_loss + self.config.profile_weight * profile_loss
         return total, {"item_loss": item_loss.item(), "profile_loss": profile_loss.item()}

@@ -34,3 +34,9 @@ def build(data, **changes):
     )  # fmt: skip
     model.fill((columns, weights, ends), tables)
     return model.eval()
+
+
+def decoded(model, batch):
+    """Tokens of whole histories float [batch, tokens, d], and all the decoder's states, the one before any included."""
+    tokens = model._tokens(batch.items, model.vectors())
+    return tokens, model.backbone(tokens)

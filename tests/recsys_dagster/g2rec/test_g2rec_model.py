@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from g2rec_cases import GRAPH, SMALL, build, memberships
+from g2rec_cases import GRAPH, SMALL, build, decoded, memberships
 from safetensors.torch import load_file
 from torch.nn import functional
 
@@ -113,7 +113,7 @@ def test_the_profile_term_is_the_mixture_over_prototypes(toy_data):
     batch = pad(toy_data.history(TEST), np.arange(5), toy_data.max_length)
     with torch.no_grad():
         scores, terms = model.score_terms(batch, ["profile"])
-        states = model.backbone(model._tokens(batch.items, model.vectors()))
+        _, states = decoded(model, batch)
         for row in range(5):
             state = functional.normalize(states[row, model.after(batch.lengths[row] - 1)], dim=0)
             logits = functional.normalize(model.prototypes) @ state / model.next_item.similarity.log_temperature.exp()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from g2rec_cases import SMALL, build
+from g2rec_cases import SMALL, build, decoded
 
 from recsys_dagster.data.histories import TEST
 from recsys_dagster.training import loop
@@ -17,7 +17,7 @@ def test_scoring_looks_at_the_state_after_the_last_item(toy_data, layout, layers
     model = build(toy_data, layout=layout, layers=layers).eval()
     batch = pad(toy_data.history(TEST), np.arange(20), toy_data.max_length)
     with torch.no_grad():
-        states = model.backbone(model._tokens(batch.items, model.vectors()))
+        _, states = decoded(model, batch)
         _, state = model._scores(batch)
     assert len(set(batch.lengths.tolist())) > 1
     last = model.after(batch.lengths - 1)
@@ -69,7 +69,7 @@ def test_states_at_some_places_are_those_of_all(toy_data, layout, layers):
     model = build(toy_data, layout=layout, layers=layers).eval()
     batch = pad(toy_data.history(TEST), np.arange(20), toy_data.max_length)
     with torch.no_grad():
-        tokens = model._tokens(batch.items, model.vectors())
-        states = model.backbone(tokens).flatten(0, 1)
+        tokens, all_states = decoded(model, batch)
+        states = all_states.flatten(0, 1)
         places = torch.randperm(len(states), generator=torch.Generator().manual_seed(0))[:30]
         torch.testing.assert_close(model.backbone.some(tokens, places), states[places])
