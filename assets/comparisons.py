@@ -63,7 +63,7 @@ class REMIModelConfig(settings.REMIConfig, dg.Config):
 def _comparison(name: str, config_class: type[dg.Config], description: str) -> dg.AssetsDefinition:
     """One asset `<name>_model` around `train_<name>` in the model's module."""
 
-    @dg.asset(**TRAINED, name=f"{name}_model", group_name=GROUP, code_version="1", description=description)
+    @dg.asset(**TRAINED, name=f"{name}_model", group_name=GROUP, code_version="2", description=description)
     def trained_model(
         context: dg.AssetExecutionContext,
         config: config_class,  # type: ignore[valid-type]

@@ -193,7 +193,7 @@ def sasrec_model(
     return train_into_staging(context, store, gpu, config, interactions, _entries(features), trained)
 
 
-@dg.asset(**TRAINED, group_name="larmi", code_version="3")
+@dg.asset(**TRAINED, group_name="larmi", code_version="4")
 def larmi_model(
     context: dg.AssetExecutionContext,
     config: LARMIModelConfig,
@@ -229,7 +229,7 @@ def larmi_model(
     )  # fmt: skip
 
 
-@dg.asset(**TRAINED, group_name="g2rec", code_version="5")
+@dg.asset(**TRAINED, group_name="g2rec", code_version="6")
 def g2rec_model(
     context: dg.AssetExecutionContext,
     config: G2RecModelConfig,

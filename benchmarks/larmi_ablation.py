@@ -63,6 +63,8 @@ PARTS: dict[str, dict[str, Variant]] = {
         "w/o-rep": Variant(solver="random"),
         "greedy": Variant(solver="greedy"),
         # what is ours and not the paper's
+        "clusters weigh as much as capsules": Variant({"semantic_weight": 1.0}),
+        "clusters in no interest": Variant({"semantic_weight": 0.0}),
         "without names": Variant({"labels": False}),
         "without the crowd's interests": Variant({"crowd": False}),
         "without both": Variant({"labels": False, "crowd": False}),
@@ -166,6 +168,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for part in options.parts:
         parts[part] = {}
         for name, variant in PARTS[part].items():
+            if options.only and name not in options.only:
+                continue
             found = trials.measured(variant)
             parts[part][name] = (
                 found if name == WHOLE else {**found, "against_whole": trials.against(variant, Variant())}
@@ -180,6 +184,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parts", nargs="+", choices=list(PARTS), default=["ablations"], metavar="PART", help=", ".join(PARTS)
     )
+    names = [name for variants in PARTS.values() for name in variants]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="ROW", help="rows of the parts; all unless given")
     parser.add_argument("--epochs", type=int, help="most epochs, in place of the default")
     parser.add_argument("--device", default="cpu", help="torch device")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch on the CPU")

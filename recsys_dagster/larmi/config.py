@@ -49,4 +49,7 @@ class LARMIConfig(TrainingConfig):
         True, description="Add to an item the mean vector of the synthesized users' interests that hold it"
     )
     semantic: bool = Field(True, description="Use the language model's clusters of each user (off: ablation w/o-sem)")
+    semantic_weight: float = Field(
+        0.3, ge=0, description="What the clusters aligned with a capsule count beside it in an interest (the paper's 1)"
+    )
     collaborative: bool = Field(True, description="Use the capsules (off: ablation w/o-col)")

@@ -148,13 +148,15 @@ def cluster_attention(model: LARMI, histories: Histories) -> pd.DataFrame:
         for start in range(0, len(users), BATCH):
             chosen = users[start : start + BATCH]
             batch = pad(histories, chosen, model.max_length).to(device)
-            members = cluster_members(batch, model.cluster_keys, model.cluster_values, model.n_items).transpose(1, 2)
+            vectors = unit[batch.items]
+            members = cluster_members(batch, model.cluster_keys, model.cluster_values, model.n_items, vectors)
+            members = members.transpose(1, 2)
             attention = model.anatomy(batch).attention  # [batch, F, length]
             counts = members.sum(2)
             row, cluster = (counts > 1).nonzero(as_tuple=True)
             inside, weights, n = members[row, cluster].float(), attention[row, cluster], counts[row, cluster].float()
-            vectors = unit[batch.items][row]  # [clusters, length, d]
-            together = (inside[..., None] * vectors).sum(1).square().sum(-1)  # sum of all n^2 cosines, n of them are 1
+            # the sum of all n^2 cosines, n of them are 1
+            together = (inside[..., None] * vectors[row]).sum(1).square().sum(-1)
             age = torch.arange(inside.shape[1], device=inside.device) * model.recency[0]
             recent = torch.softmax(age.masked_fill(inside == 0, -torch.inf), dim=1)
             rows.append(

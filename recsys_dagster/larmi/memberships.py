@@ -11,6 +11,9 @@ from recsys_dagster.data.features import ItemFeatures, item_features
 from recsys_dagster.errors import RecsysError
 from recsys_dagster.training.batching import SequenceBatch
 
+ALIKE = 0.5
+"""An item that came late joins a cluster that it is half as like as the cluster's items are like each other."""
+
 
 def cluster_table(user_clusters: pd.DataFrame, n_items: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The clusters as sorted keys user * N + item (int64 [rows]) and the cluster of each (int64 [rows])."""
@@ -20,17 +23,21 @@ def cluster_table(user_clusters: pd.DataFrame, n_items: int) -> tuple[torch.Tens
     return torch.from_numpy(keys[order]), torch.from_numpy(clusters[order])
 
 
-def cluster_members(batch: SequenceBatch, keys: torch.Tensor, values: torch.Tensor, n_items: int) -> torch.Tensor:
+def cluster_members(
+    batch: SequenceBatch, keys: torch.Tensor, values: torch.Tensor, n_items: int, vectors: torch.Tensor
+) -> torch.Tensor:
     """Which cluster each item of each history stands in: bool [batch, length, F].
 
-    An item that its user's clusters do not name (it came after they were made) is a cluster of its own, numbered after
-    those that are named.
+    An item that its user's clusters do not name (it came after they were made) joins the one that it is most like, by
+    its mean cosine with the cluster's named items that the history has by then, if that is at least `ALIKE` of the mean
+    cosine between those (1 for a single one). Otherwise it is a cluster of its own, numbered after the named ones.
 
     Args:
         batch: the histories.
         keys: of `cluster_table`, int64 [rows].
         values: of `cluster_table`, int64 [rows].
         n_items: N.
+        vectors: of the histories' items, float [batch, length, d].
     """
     mask = batch.mask
     wanted = batch.users[:, None] * n_items + batch.items
@@ -41,16 +48,30 @@ def cluster_members(batch: SequenceBatch, keys: torch.Tensor, values: torch.Tens
     entry = torch.repeat_interleave(torch.arange(len(row), device=row.device), count)
     offset = torch.arange(len(entry), device=row.device) - (count.cumsum(0) - count)[entry]
     cluster = values[left[entry] + offset]
-    alone = count == 0
-    known = int(cluster.max()) + 1 if len(cluster) else 0
-    ordinal = torch.zeros_like(batch.items)
-    ordinal[row[alone], position[alone]] = 1
-    column = ordinal.cumsum(1)[row[alone], position[alone]] - 1 + known
-    width = max(known, int(column.max()) + 1 if len(column) else 0, 1)
-    members = torch.zeros(*batch.items.shape, width, dtype=torch.bool, device=row.device)
-    members[row[entry], position[entry], cluster] = True
-    members[row[alone], position[alone], column] = True
-    return members
+    named = torch.zeros(
+        *batch.items.shape, int(cluster.max()) + 1 if len(cluster) else 1, dtype=torch.bool, device=row.device
+    )
+    named[row[entry], position[entry], cluster] = True
+    unnamed = mask & ~named.any(2)
+    if not bool(unnamed.any()):
+        return named
+    named |= _most_like(named, vectors) & unnamed[..., None]
+    alone = mask & ~named.any(2)
+    own = functional.one_hot((alone.cumsum(1) - 1).clamp(min=0), max(int(alone.sum(1).max()), 1))
+    members = torch.cat([named, own.bool() & alone[..., None]], dim=2)
+    return members[..., : int(members.any(1).any(0).nonzero().max()) + 1]
+
+
+def _most_like(named: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """The cluster that each item joins, of those seen by then, if it is like any: bool [batch, length, F]."""
+    unit, members = functional.normalize(vectors.detach(), dim=2), named.to(vectors)
+    cosines, count = (unit @ unit.transpose(1, 2)).tril(), members.cumsum(1)
+    likeness = cosines @ members / count.clamp(min=1)
+    pairs = ((cosines.tril(-1) @ members) * members).cumsum(1)
+    coherence = torch.where(count > 1, pairs / (count * (count - 1) / 2).clamp(min=1), 1.0)
+    joins = (count > 0) & (likeness > ALIKE * coherence.clamp(min=0))
+    best = likeness.masked_fill(~joins, -torch.inf).argmax(2, keepdim=True)
+    return torch.zeros_like(named).scatter_(2, best, joins.gather(2, best))
 
 
 def cluster_columns(members: torch.Tensor, k: int) -> torch.Tensor:

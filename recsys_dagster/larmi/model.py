@@ -33,7 +33,10 @@ STRENGTH_START = 1.0
 
 SMALLEST_MASS = 1e-3
 
-CLUSTER_START = 4.0
+NO_MASS = 1e-6
+"""Below this a capsule holds nothing and is divided by this."""
+
+CLUSTER_START = 2.0
 """What the starting logits of the routing add for the interest of an item's semantic cluster."""
 
 ALIGNMENT_START = 8.0
@@ -47,7 +50,7 @@ class Anatomy:
     Attributes:
         vectors: o of Eq. 4, float [batch, K, d].
         valid: bool [batch, K]; the interest exists.
-        routing: b of Eq. 14, recency included, float [batch, K, length]; 0 without the capsules.
+        routing: b of Eq. 14, recency included, float [batch, K, length]; 0 without the capsules. It sums to the mass.
         attention: alpha_j of Eq. 2, float [batch, F, length]; 0 for items that the cluster does not have.
         alignment: alpha_kf, float [batch, K, F]; 0 without the semantic clusters, the identity without the capsules.
         mass: how much of the history an interest holds, float [batch, K].
@@ -62,7 +65,10 @@ class Anatomy:
 
 
 class LARMI(SequentialModel):
-    """A user's interests o_k = m_k + z_k, scored by the best of them.
+    """A user's interests o_k = m_k + weight * z_k, scored by the best of them.
+
+    m_k is the mean of what Eq. 14 sums up. z_k is a mean too, of clusters: beside a sum, whose length falls as its
+    items grow old, it would take old interests over.
 
     Args:
         config: settings.
@@ -151,7 +157,7 @@ class LARMI(SequentialModel):
         self, batch: SequenceBatch, vectors: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """`interests` from what `_read` gives, and how much of each prefix each of them holds: [batch, length, K]."""
-        members = self._members(batch)
+        members = self._members(batch, vectors)
         semantic, present = prefix_cluster_pooling(vectors, self._scores(vectors), members)
         if not self.config.collaborative:
             return semantic, present, self._decay(members) @ members.float()
@@ -159,7 +165,7 @@ class LARMI(SequentialModel):
         mass = routing.sum(-1)
         if not self.config.semantic:
             return capsules, valid, mass
-        return capsules + self._align(capsules, semantic, present) @ semantic, valid, mass
+        return self._joined(capsules, self._align(capsules, semantic, present), semantic), valid, mass
 
     def _decay(self, members: torch.Tensor) -> torch.Tensor:
         """What each item still counts in each prefix, float [length, length]; 0 for later ones."""
@@ -217,7 +223,8 @@ class LARMI(SequentialModel):
 
     def anatomy(self, batch: SequenceBatch) -> Anatomy:
         """What the interests of whole histories are made of."""
-        vectors, members = self._read(batch, self.item_vectors()), self._members(batch)
+        vectors = self._read(batch, self.item_vectors())
+        members = self._members(batch, vectors)
         scores = self._scores(vectors)
         semantic, present = (
             batch.last(each)[:, None] for each in prefix_cluster_pooling(vectors, scores, members)
@@ -234,7 +241,7 @@ class LARMI(SequentialModel):
             nothing = torch.zeros(len(capsules), capsules.shape[1], attention.shape[1], device=capsules.device)
             return Anatomy(capsules, valid, routing, attention, nothing, routing.sum(-1))
         alignment = self._align(capsules[:, None], semantic, present)[:, 0] * valid[..., None]
-        vectors = capsules + alignment @ semantic[:, 0]
+        vectors = self._joined(capsules, alignment, semantic[:, 0])
         return Anatomy(vectors, valid, routing, attention, alignment, routing.sum(-1))
 
     def user_routing(self, batch: SequenceBatch) -> torch.Tensor:
@@ -243,7 +250,9 @@ class LARMI(SequentialModel):
         Its weight in the capsule and, through the clusters, in what is aligned with it.
         """
         parts = self.anatomy(batch)
-        return parts.routing + parts.alignment @ parts.attention
+        if not self.config.collaborative:
+            return parts.alignment @ parts.attention
+        return self._joined(parts.routing / parts.mass.clamp(min=NO_MASS)[..., None], parts.alignment, parts.attention)
 
     def epoch_measures(self, data: SequenceData) -> dict[str, float]:
         """How far the interests of a user are apart."""
@@ -253,14 +262,14 @@ class LARMI(SequentialModel):
         """Vectors of the histories' items, rows of `items`, 0 at padding: float [batch, length, d]."""
         return self.dropout(functional.embedding(batch.items, items)) * batch.mask[..., None]
 
-    def _members(self, batch: SequenceBatch) -> torch.Tensor:
-        """Which semantic cluster each item stands in: bool [batch, length, F]."""
-        return cluster_members(batch, self.cluster_keys, self.cluster_values, self.n_items)
+    def _members(self, batch: SequenceBatch, vectors: torch.Tensor) -> torch.Tensor:
+        """Which semantic cluster each item stands in, by what `_read` gives: bool [batch, length, F]."""
+        return cluster_members(batch, self.cluster_keys, self.cluster_values, self.n_items, vectors)
 
     def _capsules(
         self, vectors: torch.Tensor, batch: SequenceBatch, members: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """m of Eq. 14 for every prefix, what each item counts in it, and which of them exist."""
+        """m of Eq. 14, as a mean, for every prefix, what each item counts in it, and which of them exist."""
         length, k = vectors.shape[1], self.config.interests
         counts = torch.arange(1, length + 1, device=vectors.device)
         logits = self.routing_logits[:length]
@@ -277,7 +286,11 @@ class LARMI(SequentialModel):
             self.config.routing_rounds,
             recency_decay(self.recency[1], length),
         )
-        return capsules, weights, valid
+        return capsules / weights.sum(-1, keepdim=True).clamp(min=NO_MASS), weights, valid
+
+    def _joined(self, capsules: torch.Tensor, alignment: torch.Tensor, semantic: torch.Tensor) -> torch.Tensor:
+        """Eq. 4: capsules [..., K, d] with what they align [..., K, F] of the clusters [..., F, d]."""
+        return capsules + self.config.semantic_weight * (alignment @ semantic)
 
     def _align(self, capsules: torch.Tensor, semantic: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         """alpha_kf: how much of semantic cluster f is added to capsule k. float [batch, length, K, F]."""

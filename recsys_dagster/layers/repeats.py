@@ -25,6 +25,8 @@ class RepeatBias(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.by_lag, self.by_count = nn.Parameter(torch.zeros(GROUPS)), nn.Parameter(torch.zeros(1))
+        self.register_buffer("offset", torch.zeros(()))  # set after training, for ranking: `choose_repeat_offset`
+        self.offset: torch.Tensor
 
     def prefixes(self, batch: SequenceBatch) -> ScoreBias:
         """The bias of every prefix: one pair for each real position (counted over the batch) and distinct item."""
@@ -40,12 +42,13 @@ class RepeatBias(nn.Module):
         return ScoreBias(ordinal[row, prefix], items[row, position], values)
 
     def add_to(self, scores: torch.Tensor, batch: SequenceBatch) -> torch.Tensor:
-        """Add the bias of whole histories to scores float [batch, N], in place."""
+        """Add the bias of whole histories, and `offset`, to scores float [batch, N], in place."""
         mask, items = batch.mask, batch.items
         _, same, upper = _occurrences(batch)
         row, position = (mask & ~(same & upper).any(2)).nonzero(as_tuple=True)
         counts = same.sum(2)[row, position]
-        scores[row, items[row, position]] += self._values(batch.lengths[row] - 1 - position, counts).to(scores)
+        values = self._values(batch.lengths[row] - 1 - position, counts) + self.offset
+        scores[row, items[row, position]] += values.to(scores)
         return scores
 
     def _values(self, lag: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from recsys_dagster.training.config import TrainingConfig
 from recsys_dagster.training.data import SequenceData
 from recsys_dagster.training.distributed import rank
 from recsys_dagster.training.loop import SequentialModel, fit
+from recsys_dagster.training.repeat_offset import choose_repeat_offset
 from recsys_dagster.training.runtime import Runtime
 
 
@@ -45,7 +46,9 @@ def train_and_save(
     torch.manual_seed(runtime.seed)
     model = build(config, **shape)
     trained = fit(model, data, config, runtime, label=name, checkpoint=checkpoint)
-    finished = {} if finish is None else finish(model)
+    finished = choose_repeat_offset(model, data)
+    if finish is not None:
+        finished.update(finish(model))
     if rank() == 0:
         save_model(
             output,

@@ -37,20 +37,21 @@ def model(toy_data):
 
 
 def test_the_anatomy_puts_the_interests_together_again(toy_data, model):
-    """o_k = sum_j routing_kj W v_j + sum_f alignment_kf sum_j attention_fj v_j."""
+    """o_k = sum_j routing_kj / mass_k W v_j + weight * sum_f alignment_kf sum_j attention_fj v_j."""
     batch = pad(toy_data.history(TEST), np.arange(12), toy_data.max_length)
     with torch.no_grad():
         parts, (interests, valid) = model.anatomy(batch), model.user_interests(batch)
         vectors = model.items(batch.items) * batch.mask[..., None]
-        again = parts.routing @ model.capsule_map(vectors) + parts.alignment @ (parts.attention @ vectors)
+        capsules = parts.routing @ model.capsule_map(vectors) / parts.mass.clamp(min=1e-6)[..., None]
+        again = capsules + model.config.semantic_weight * (parts.alignment @ (parts.attention @ vectors))
     assert torch.equal(parts.valid, valid)
-    torch.testing.assert_close(parts.vectors, interests, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(parts.vectors[valid], interests[valid], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(again * valid[..., None], interests * valid[..., None], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(parts.alignment.sum(2), valid.float())
     torch.testing.assert_close(parts.mass, parts.routing.sum(2))
     with torch.no_grad():
         torch.testing.assert_close(
-            model.queries(parts.vectors, parts.mass), model.user_queries(batch, model.items.weight)[0]
+            model.queries(parts.vectors, parts.mass)[valid], model.user_queries(batch, model.items.weight)[0][valid]
         )
     sums = parts.attention.sum(2)
     assert ((sums - 1).abs() < 1e-5).logical_or(sums == 0).all()
