@@ -39,6 +39,7 @@ def train_and_save(
         output: directory to write.
         checkpoint: directory for the state of an unfinished run; None keeps no state.
         finish: called with the trained model before it is written, for what is set after training; returns figures.
+            Unless given, the offset of repeats is chosen, where the model has one.
 
     Returns:
         Figures for people.
@@ -46,9 +47,7 @@ def train_and_save(
     torch.manual_seed(runtime.seed)
     model = build(config, **shape)
     trained = fit(model, data, config, runtime, label=name, checkpoint=checkpoint)
-    finished = choose_repeat_offset(model, data)
-    if finish is not None:
-        finished.update(finish(model))
+    finished = choose_repeat_offset(model, data) if finish is None else finish(model)
     if rank() == 0:
         save_model(
             output,

@@ -38,6 +38,19 @@ def test_it_learns_and_keeps_the_best_epoch(toy_data):
     assert best > before + 0.2
 
 
+def test_validation_is_the_mean_over_users(monkeypatch):
+    """User 0 has one target, found; user 1 has three, none of them found."""
+    log = pd.DataFrame(
+        [(0, 0, 0, 0), (0, 1, 1, 1), (1, 0, 0, 0), (1, 3, 1, 1), (1, 4, 2, 1), (1, 5, 3, 1)],
+        columns=["user_id", "item_id", "timestamp", "split"],
+    )
+    data = SequenceData.from_tables(log, n_users=2, n_items=24, max_length=3)
+    model = build(data)
+    falling = torch.arange(24, 0, -1.0)
+    monkeypatch.setattr(model, "score", lambda users, histories: falling.repeat(len(users), 1))
+    assert loop.validation_recall(model, data) == pytest.approx((1 + 0) / 2)
+
+
 def test_the_same_seed_gives_the_same_weights(toy_data):
     def weights(seed):
         model = build(toy_data, seed)
