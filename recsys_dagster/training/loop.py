@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from recsys_dagster.data.histories import VALIDATION, Histories
-from recsys_dagster.evaluation.metrics import user_metrics
 from recsys_dagster.memory import peak_memory_mb
 from recsys_dagster.one_thread import one_thread
 from recsys_dagster.progress import Progress
@@ -210,12 +209,12 @@ def validation_recall(model: SequentialModel, data: SequenceData) -> float:
 
     Over users, as the leaderboard's: over targets, users with long histories would choose the epoch for the others.
     """
-    ranks, _ = target_ranks(
-        model, data.history(VALIDATION), data.targets(VALIDATION), mask_seen=data.mask_seen, label="validation"
-    )
+    targets = data.targets(VALIDATION)
+    ranks, _ = target_ranks(model, data.history(VALIDATION), targets, mask_seen=data.mask_seen, label="validation")
     if not len(ranks.ranks):
         return 0.0
-    return float(user_metrics(ranks, ks=[VALIDATION_CUTOFF])[f"Recall@{VALIDATION_CUTOFF}"].mean())
+    found = (ranks.ranks <= VALIDATION_CUTOFF) / targets.lengths[ranks.users]
+    return float(found.sum() / np.count_nonzero(targets.lengths))
 
 
 def learning_rate_factor(step: int, total: int) -> float:

@@ -2,19 +2,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from recsys_dagster.data.histories import TEST
 from recsys_dagster.larmi.config import LARMIConfig
 from recsys_dagster.larmi.contrastive import contrastive_loss, synthesized_users
-from recsys_dagster.larmi.memberships import ALIKE, cluster_columns, cluster_members, cluster_table
+from recsys_dagster.larmi.memberships import cluster_table
 from recsys_dagster.larmi.model import CLUSTER_START, LARMI
 from recsys_dagster.larmi.train import assembly, train_larmi
 from recsys_dagster.layers.repeats import UNIT
 from recsys_dagster.models import load_model
 from recsys_dagster.training.batching import SequenceBatch, pad
 from recsys_dagster.training.runtime import Runtime
+from tests.recsys_dagster.larmi.test_memberships import with_late_items
 
 pytestmark = pytest.mark.usefixtures("small_cutoff")
 
@@ -95,27 +94,6 @@ def slow_interests(model, items, clusters):
     return np.array(o), mass
 
 
-def with_late_items(model, items, groups, known):
-    """Clusters with those items that their user's clusters do not know (the validation item came later)."""
-    v = model.items.weight.detach().double().numpy()[items]
-    v = v / np.linalg.norm(v, axis=1, keepdims=True)
-    joined, alone = [list(group) for group in groups], []
-    for j, item in enumerate(items):
-        if item in known:
-            continue
-        likeness = {}
-        for f, group in enumerate(groups):
-            seen = [i for i in group if i < j]
-            pairs = [v[a] @ v[b] for a in seen for b in seen if a < b]
-            if seen and np.mean([v[j] @ v[i] for i in seen]) > ALIKE * max(np.mean(pairs) if pairs else 1.0, 0.0):
-                likeness[f] = np.mean([v[j] @ v[i] for i in seen])
-        if likeness:
-            joined[max(likeness, key=likeness.get)].append(j)
-        else:
-            alone.append([j])
-    return joined + alone
-
-
 def set_repeats(model):
     """Some bias for every lag and for repeats."""
     model.repeats.by_lag.copy_(torch.linspace(0.1, -0.2, len(model.repeats.by_lag)))
@@ -151,7 +129,8 @@ def test_interests_and_scores_equal_the_equations(toy_data, similarity):
         own = table[table["user_id"] == user]
         groups = [[j for j, i in enumerate(items) if i in set(own.loc[own["cluster"] == f, "item_id"])] for f in (0, 1)]
         known = set(own["item_id"])
-        groups = with_late_items(model, items, [g for g in groups if g], known)
+        vectors = model.items.weight.detach().double().numpy()[items]
+        groups = with_late_items(vectors, items, [g for g in groups if g], known)
         o, mass = slow_interests(model, items, groups)
         want = slow_scores(model, o, mass)
         for item in set(items.tolist()):
@@ -293,54 +272,6 @@ def test_interests_are_pushed_apart(toy_data):
                 pairs.append(((own @ own.T).sum() - len(own)) / (len(own) * (len(own) - 1)))
     extra = model.loss(batch, 0)[0].item() - bare.loss(batch, 0)[0].item()
     assert extra == pytest.approx(0.5 * torch.stack(pairs).mean().item(), abs=1e-5)
-
-
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6))
-def test_items_that_came_late_join_the_cluster_that_they_are_like(seed):
-    rng = np.random.default_rng(seed)
-    n_items, lengths = 12, [int(length) for length in rng.integers(1, 9, 4)]
-    histories = [rng.permutation(n_items)[:length].tolist() for length in lengths]
-    rows = [
-        (user, int(rng.integers(0, 3)), item)
-        for user, history in enumerate(histories)
-        for item in history
-        if rng.random() < 0.6
-    ]
-    keys, values = cluster_table(pd.DataFrame(rows, columns=["user_id", "cluster", "item_id"]), n_items)
-    items = torch.zeros(4, max(lengths), dtype=torch.int64)
-    for user, history in enumerate(histories):
-        items[user, : len(history)] = torch.tensor(history)
-    model = LARMI(SMALL, n_items=n_items, max_length=9, memberships=len(keys))
-    with torch.no_grad():  # of three kinds, so that some are like each other and some are not
-        kinds, noise = rng.normal(size=(3, 8))[rng.integers(0, 3, n_items)], rng.normal(size=(n_items, 8))
-        model.items.weight.copy_(torch.from_numpy(kinds + 0.7 * noise))
-    batch = SequenceBatch(torch.arange(4), items, torch.tensor(lengths))
-    members = cluster_members(batch, keys, values, n_items, model.items.weight[items] * batch.mask[..., None])
-    for user, history in enumerate(histories):
-        known = {item: f for owner, f, item in rows if owner == user}
-        named = {f: [j for j, item in enumerate(history) if known.get(item) == f] for f in sorted(set(known.values()))}
-        want = with_late_items(model, np.array(history), list(named.values()), set(known))
-        got = [members[user, :, f].nonzero()[:, 0].tolist() for f in range(members.shape[2])]
-        assert sorted(group for group in got if group) == sorted(sorted(group) for group in want)
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 999), length=st.integers(1, 6), clusters=st.integers(1, 5), k=st.integers(1, 4))
-def test_where_routing_starts_does_not_depend_on_later_items(seed, length, clusters, k):
-    rng = np.random.default_rng(seed)
-    members = torch.from_numpy(rng.random((2, length, clusters)) < 0.4)
-    shares = cluster_columns(members, k)
-    for row in range(2):
-        order: list[int] = []
-        for j in range(length):
-            own = torch.nonzero(members[row, j])[:, 0].tolist()
-            order += [cluster for cluster in own if cluster not in order]
-            want = np.zeros(k)
-            for cluster in own:
-                want[order.index(cluster) % k] += 1 / len(own)
-            np.testing.assert_allclose(shares[row, j].numpy(), want, atol=1e-6)
-    torch.testing.assert_close(cluster_columns(members[:, :1], k), shares[:, :1])
 
 
 def test_training_learns_and_the_directory_scores_the_same(toy_data, tmp_path):
